@@ -1,0 +1,62 @@
+/* The bytes a connection still has to send: a queue of chunks that either copied their bytes or
+ * refer to memory that someone keeps alive (an anchor says who). Pure: knows no socket. */
+#ifndef SKALD_BASE_CHUNKS_H
+#define SKALD_BASE_CHUNKS_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+struct chunk;
+
+/* What the queues of one loop share: spare blocks, and the numbers of the anchors. */
+struct chunk_pool {
+    struct chunk *spare; /* owns; blocks of the common size, at most CHUNK_SPARES */
+    uint32_t spares;
+    uint32_t *free_anchors; /* owns; a stack */
+    uint32_t free_count;
+    uint32_t *released; /* owns; anchors whose bytes are sent, for anchors_drain */
+    uint32_t released_count;
+    uint32_t anchors;  /* numbers given out or released: 1 … anchors */
+    uint32_t capacity; /* of both arrays */
+};
+
+struct chunk_queue {
+    struct chunk *head;
+    struct chunk *tail;
+    size_t bytes;
+};
+
+enum {
+    CHUNK_BLOCK = 16384, /* the common size of a block of copied bytes, header included */
+    CHUNK_SPARES = 32,
+};
+
+/* Copies the bytes. 0 or -ENOMEM (then nothing was queued). */
+int queue_copy(struct chunk_queue *queue, struct chunk_pool *pool, const char *data, size_t length);
+
+/* Refers to the bytes, which must stay where they are until the anchor is released. The anchor, or
+ * 0 when memory is short (then nothing was queued). */
+uint32_t queue_refer(struct chunk_queue *queue, struct chunk_pool *pool, const char *data,
+                     size_t length);
+
+/* Describes the first chunks; how many parts were filled. */
+int queue_parts(const struct chunk_queue *queue, struct iovec *parts, int max);
+
+/* Drops the first `length` bytes: they were sent. */
+void queue_consume(struct chunk_queue *queue, struct chunk_pool *pool, size_t length);
+
+/* What is left waits for a slow peer: gives back the block that it fills only in small part. */
+void queue_settle(struct chunk_queue *queue, struct chunk_pool *pool);
+
+void queue_clear(struct chunk_queue *queue, struct chunk_pool *pool);
+
+/* Takes one released anchor, to be forgotten by who keeps it, or 0. */
+uint32_t anchors_drain(struct chunk_pool *pool);
+
+/* How many anchors are held. */
+uint32_t anchors_held(const struct chunk_pool *pool);
+
+void pool_free(struct chunk_pool *pool);
+
+#endif

@@ -1,0 +1,519 @@
+/* A connection: the state machine between a socket and the protocol that Lua keeps for it. */
+#include "io/inside.h"
+
+#include "base/log.h"
+#include "base/memory.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+enum { ENDING = C_CLOSING | C_DROPPING | C_RESET | C_BROKEN, HURRY_MS = 10 };
+
+uint32_t connection_clock(const struct connection *connection)
+{
+    return (uint32_t)uv_now(connection->poll.loop);
+}
+
+static uint32_t silent_for(const struct connection *connection)
+{
+    return connection_clock(connection) - connection->active;
+}
+
+static void trace(const struct connection *connection, const char *what)
+{
+    struct loop *loop = connection_loop(connection);
+    if (!loop->trace)
+        return;
+    char text[200];
+    connection_describe(connection, text, sizeof text);
+    log_write(loop->log, LOG_DEBUG, "%s: %s", what, text);
+}
+
+/* --- deadlines ------------------------------------------------------------------------------ */
+
+static void timer_in(struct connection *connection, uint32_t milliseconds)
+{
+    loop_timer_start(connection_loop(connection), &connection->timer,
+                     (uv_now(connection->poll.loop) + milliseconds) * 1000000);
+}
+
+/* Waits for the peer to take the rest of a queue that ends. */
+static bool is_finishing(const struct connection *connection)
+{
+    uint32_t flags = connection->flags;
+    return flags & C_CLOSING || (flags & (C_FIN_WANTED | C_FIN_SENT)) == C_FIN_WANTED;
+}
+
+void connection_arm(struct connection *connection)
+{
+    uint32_t limit = connection->group->idle_ms;
+    if (is_finishing(connection))
+        limit = connection->group->close_ms;
+    if (limit == 0)
+        loop_timer_stop(connection_loop(connection), &connection->timer);
+    else if (!timer_pending(&connection->timer))
+        timer_in(connection, limit);
+}
+
+static void on_deadline(struct connection *connection, uint32_t limit, bool waiting)
+{
+    if (!waiting) {
+        timer_in(connection, limit);
+        return;
+    }
+    uint32_t silence = silent_for(connection);
+    if (silence < limit) {
+        timer_in(connection, limit - silence);
+        return;
+    }
+    bool clean = connection->out.bytes == 0;
+    connection_end(connection, clean ? C_CLOSING : C_RESET, END_TIMEOUT, BY_HOST, 0);
+}
+
+/* The kernel has nothing of ours that the peer's kernel has not acknowledged. */
+static bool is_acknowledged(const struct connection *connection)
+{
+#ifdef TIOCOUTQ
+    int waiting = 0;
+    if (ioctl(connection->fd, TIOCOUTQ, &waiting) == 0)
+        return waiting == 0;
+#endif
+    return false;
+}
+
+/* Reads and drops what has come. False at the end of the stream, or where it broke. */
+static bool discard(struct connection *connection)
+{
+    struct loop *loop = connection_loop(connection);
+    ssize_t n = connection->ops->read(connection, loop->buffer, sizeof loop->buffer);
+    return n > 0 || n == -EAGAIN;
+}
+
+/* A host that stops does not wait for a peer that has everything and keeps its side open. */
+static void on_linger_deadline(struct connection *connection)
+{
+    bool wait = connection_loop(connection)->draining && silent_for(connection) < LINGER_MS &&
+                discard(connection) && !is_acknowledged(connection);
+    if (wait)
+        timer_in(connection, HURRY_MS);
+    else
+        connection_drop(connection);
+}
+
+static void on_timer(struct timer *timer)
+{
+    struct connection *connection = container_of(timer, struct connection, timer);
+    struct group *group = connection->group;
+    if (connection->flags & C_LOST)
+        on_linger_deadline(connection);
+    else if (is_finishing(connection))
+        on_deadline(connection, group->close_ms, connection->out.bytes > 0);
+    else if (group->idle_ms)
+        on_deadline(connection, group->idle_ms, connection->flags & C_READING);
+}
+
+/* --- the end -------------------------------------------------------------------------------- */
+
+/* The first reason stands, unless an orderly end turns into a hard one. */
+void connection_end(struct connection *connection, enum connection_flag how, enum end_code code,
+                    enum end_by by, int error)
+{
+    uint32_t ending = connection->flags & ENDING;
+    if (connection->flags & C_LOST || (ending && (ending != C_CLOSING || how == C_CLOSING)))
+        return;
+    connection->flags |= how;
+    connection->code = (uint8_t)code;
+    connection->by = (uint8_t)by;
+    connection->error = (int16_t)error;
+    connection->active = connection_clock(connection);
+    loop_timer_stop(connection_loop(connection), &connection->timer);
+    connection_dirty(connection);
+}
+
+static void on_closed(uv_handle_t *handle)
+{
+    struct connection *connection = container_of((uv_poll_t *)handle, struct connection, poll);
+    struct loop *loop = connection_loop(connection);
+    group_leave(connection->group, connection);
+    queue_clear(&connection->out, &loop->pool);
+    connection->magic = 0;
+    free(connection);
+    if (--loop->open == 0 && loop->draining)
+        loop_drained(loop);
+}
+
+/* RST instead of FIN. */
+static void set_reset(int fd)
+{
+    struct linger linger = {.l_onoff = 1};
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
+}
+
+void connection_drop(struct connection *connection)
+{
+    struct loop *loop = connection_loop(connection);
+    if (uv_is_closing((uv_handle_t *)&connection->poll))
+        return;
+    trace(connection, "close");
+    loop_timer_stop(loop, &connection->timer);
+    if (connection->flags & C_RESET)
+        set_reset(connection->fd);
+    uv_close((uv_handle_t *)&connection->poll, on_closed);
+    close(connection->fd);
+    connection->fd = -1;
+    listeners_retry(loop);
+}
+
+/* Until the peer has sent its FIN too, unread input would turn our close into a reset that takes
+ * the tail of our output with it (RFC 1122, 4.2.2.13): read it away, for a while. */
+static void linger(struct connection *connection)
+{
+    struct loop *loop = connection_loop(connection);
+    connection->active = connection_clock(connection);
+    timer_in(connection, loop->draining ? 0 : LINGER_MS);
+    connection_watch(connection);
+}
+
+/* Tells Lua, which forgets the protocol; from here on the handle finds nothing. */
+static void tell_lost(struct connection *connection)
+{
+    struct loop *loop = connection_loop(connection);
+    struct end end = {connection->code, connection->by, connection->error};
+    connection->flags |= C_LOST;
+    trace(connection, "lost");
+    group_lose(connection->group);
+    loop->events->lost(loop->context, connection, &end);
+    slots_remove(&loop->connections, connection->handle);
+    connection->handle = 0;
+}
+
+static void lose(struct connection *connection)
+{
+    struct loop *loop = connection_loop(connection);
+    queue_clear(&connection->out, &loop->pool);
+    loop_timer_stop(loop, &connection->timer);
+    if (!(connection->flags & (C_RESET | C_BROKEN | C_FIN_SENT)) &&
+        connection->ops->finish(connection) < 0)
+        connection->flags |= C_BROKEN;
+    tell_lost(connection);
+    if (connection->flags & (C_RESET | C_BROKEN | C_EOF))
+        connection_drop(connection);
+    else
+        linger(connection);
+}
+
+/* loseWriteConnection: the queue is taken. */
+static void finish_writing(struct connection *connection)
+{
+    struct loop *loop = connection_loop(connection);
+    int error = connection->ops->finish(connection);
+    connection->flags |= C_FIN_SENT;
+    if (error < 0)
+        connection_end(connection, C_BROKEN, END_LOST, BY_PEER, -error);
+    else if (connection->flags & C_EOF)
+        connection_end(connection, C_CLOSING, END_DONE, BY_LOCAL, 0);
+    else
+        loop->events->write_closed(loop->context, connection);
+}
+
+void connection_settle(struct connection *connection)
+{
+    if (connection->flags & C_LOST)
+        return;
+    int error = connection->flags & (C_DROPPING | C_RESET | C_BROKEN) ? 0 : output_flush(connection);
+    if (error < 0)
+        connection_end(connection, C_BROKEN, END_LOST, BY_PEER, -error);
+    if (connection->flags & (C_DROPPING | C_RESET | C_BROKEN)) {
+        lose(connection);
+        return;
+    }
+    if (connection->out.bytes == 0 && is_finishing(connection) &&
+        !output_has_producer(connection)) {
+        if (connection->flags & C_CLOSING) {
+            lose(connection);
+            return;
+        }
+        finish_writing(connection);
+    }
+    connection_watch(connection);
+    connection_arm(connection);
+}
+
+/* --- the socket ----------------------------------------------------------------------------- */
+
+static void on_readable(struct connection *connection)
+{
+    struct loop *loop = connection_loop(connection);
+    ssize_t n = connection->ops->read(connection, loop->buffer, sizeof loop->buffer);
+    if (n == -EAGAIN)
+        return;
+    if (n > 0) {
+        connection->active = connection_clock(connection);
+        trace(connection, "data");
+        loop->events->data(loop->context, connection, loop->buffer, (size_t)n);
+        return;
+    }
+    connection_dirty(connection);
+    if (n < 0) {
+        connection_end(connection, C_BROKEN, END_LOST, BY_PEER, (int)-n);
+        return;
+    }
+    connection->flags |= C_EOF;
+    trace(connection, "end of input");
+    if (connection->flags & C_FIN_SENT || !loop->events->ended(loop->context, connection))
+        connection_end(connection, C_CLOSING, END_DONE, BY_PEER, 0);
+}
+
+static bool wants_input(const struct connection *connection)
+{
+    if (connection->flags & C_LOST)
+        return true;
+    return (connection->flags & (C_READING | C_EOF | ENDING)) == C_READING;
+}
+
+static bool wants_output(const struct connection *connection)
+{
+    if (connection->flags & C_LOST)
+        return false;
+    if (connection->out.bytes > 0)
+        return true;
+    return connection->flags & (C_PULL | C_PAUSED) && output_has_producer(connection);
+}
+
+/* libuv stops watching a socket that is in error: whoever reads or writes it learns why; where
+ * nobody does, this asks. */
+static void on_socket_error(struct connection *connection)
+{
+    int error = 0;
+    socklen_t size = sizeof error;
+    connection_dirty(connection);
+    if (wants_input(connection) || wants_output(connection))
+        return;
+    getsockopt(connection->fd, SOL_SOCKET, SO_ERROR, &error, &size);
+    connection_end(connection, C_BROKEN, END_LOST, BY_PEER, error);
+}
+
+static void on_linger(struct connection *connection)
+{
+    if (discard(connection))
+        connection_watch(connection);
+    else
+        connection_drop(connection);
+}
+
+static void on_poll(uv_poll_t *poll, int status, int events)
+{
+    struct connection *connection = container_of(poll, struct connection, poll);
+    assert(connection->magic == CONNECTION_MAGIC);
+    if (status < 0)
+        connection->interest = 0;
+    if (connection->flags & C_LOST) {
+        on_linger(connection);
+        return;
+    }
+    if (status < 0) {
+        on_socket_error(connection);
+        events = UV_READABLE | UV_WRITABLE;
+    }
+    if (events & UV_READABLE && wants_input(connection))
+        on_readable(connection);
+    if (events & UV_WRITABLE && wants_output(connection))
+        output_writable(connection);
+    loop_settle(connection_loop(connection));
+}
+
+void connection_watch(struct connection *connection)
+{
+    int interest = (wants_input(connection) ? UV_READABLE : 0) |
+                   (wants_output(connection) ? UV_WRITABLE : 0);
+    if (interest == connection->interest)
+        return;
+    connection->interest = (uint8_t)interest;
+    if (interest == 0)
+        uv_poll_stop(&connection->poll);
+    else
+        uv_poll_start(&connection->poll, interest, on_poll);
+}
+
+/* --- birth ---------------------------------------------------------------------------------- */
+
+struct connection *connection_new(struct loop *loop, struct group *group,
+                                  const struct transport_ops *ops, int fd,
+                                  const struct address *peer)
+{
+    struct connection *connection = memory_new(sizeof *connection);
+    if (uv_poll_init(&loop->uv, &connection->poll, fd) < 0) {
+        free(connection);
+        return NULL;
+    }
+    connection->magic = CONNECTION_MAGIC;
+    connection->flags = C_READING;
+    connection->ops = ops;
+    connection->group = group;
+    connection->fd = fd;
+    connection->peer = *peer;
+    connection->timer.fire = on_timer;
+    connection->active = connection_clock(connection);
+    group_hold(group);
+    loop->open++;
+    return connection;
+}
+
+/* Over a bound: FIN at once, no protocol, nothing counted but the socket. */
+void connection_refuse(struct connection *connection)
+{
+    struct loop *loop = connection_loop(connection);
+    connection->flags |= C_REFUSED | C_LOST;
+    loop->refusing++;
+    connection->ops->finish(connection);
+    if (discard(connection))
+        linger(connection);
+    else
+        connection_drop(connection);
+}
+
+void connection_stop(struct connection *connection)
+{
+    if (connection->flags & C_LOST && !uv_is_closing((uv_handle_t *)&connection->poll))
+        timer_in(connection, 0);
+    else
+        connection_end(connection, C_CLOSING, END_STOPPED, BY_HOST, 0);
+}
+
+void connection_dirty(struct connection *connection)
+{
+    struct loop *loop = connection_loop(connection);
+    if (connection->flags & C_DIRTY)
+        return;
+    connection->flags |= C_DIRTY;
+    connection->dirty_next = NULL;
+    *loop->dirty_end = connection;
+    loop->dirty_end = &connection->dirty_next;
+}
+
+/* --- what Lua asks for ---------------------------------------------------------------------- */
+
+struct connection *connection_find(struct loop *loop, uint64_t handle)
+{
+    return slots_find(&loop->connections, handle);
+}
+
+uint64_t connection_handle(const struct connection *connection)
+{
+    return connection->handle;
+}
+
+void connection_close(struct connection *connection)
+{
+    connection_end(connection, C_CLOSING, END_DONE, BY_LOCAL, 0);
+}
+
+void connection_abort(struct connection *connection)
+{
+    connection_end(connection, C_RESET, END_ABORTED, BY_LOCAL, 0);
+}
+
+void connection_fail(struct connection *connection)
+{
+    connection_end(connection, C_DROPPING, END_ERROR, BY_LOCAL, 0);
+}
+
+void connection_close_write(struct connection *connection)
+{
+    if (connection->flags & (ENDING | C_LOST | C_FIN_WANTED))
+        return;
+    connection->flags |= C_FIN_WANTED;
+    connection->active = connection_clock(connection);
+    loop_timer_stop(connection_loop(connection), &connection->timer);
+    connection_dirty(connection);
+}
+
+void connection_pause(struct connection *connection)
+{
+    connection->flags &= ~(uint32_t)C_READING;
+    connection_dirty(connection);
+}
+
+void connection_resume(struct connection *connection)
+{
+    if (connection->flags & C_READING)
+        return;
+    connection->flags |= C_READING;
+    connection->active = connection_clock(connection);
+    connection_dirty(connection);
+}
+
+int connection_set_nodelay(struct connection *connection, bool on)
+{
+    return connection->ops->set_nodelay ? connection->ops->set_nodelay(connection, on) : 0;
+}
+
+int connection_set_keepalive(struct connection *connection, bool on, unsigned seconds)
+{
+    return connection->ops->set_keepalive ? connection->ops->set_keepalive(connection, on, seconds)
+                                          : 0;
+}
+
+/* --- who ------------------------------------------------------------------------------------ */
+
+static int unix_name(int fd, int (*get)(int, struct sockaddr *, socklen_t *), char *path, size_t size)
+{
+    struct sockaddr_un name = {0};
+    socklen_t length = sizeof name;
+    path[0] = '\0';
+    if (get(fd, (struct sockaddr *)&name, &length) < 0)
+        return -errno;
+    if (length > offsetof(struct sockaddr_un, sun_path))
+        snprintf(path, size, "%.*s", (int)sizeof name.sun_path, name.sun_path);
+    return 0;
+}
+
+int socket_host(int fd, struct address *address, char *path, size_t size)
+{
+    struct sockaddr_storage name;
+    socklen_t length = sizeof name;
+    if (getsockname(fd, (struct sockaddr *)&name, &length) < 0)
+        return -errno;
+    address_from_kernel(address, (struct sockaddr *)&name);
+    return address->family == AF_UNIX ? unix_name(fd, getsockname, path, size) : 0;
+}
+
+int connection_peer(const struct connection *connection, struct address *address, char *path,
+                    size_t size)
+{
+    *address = connection->peer;
+    if (address->family == AF_UNIX)
+        unix_name(connection->fd, getpeername, path, size);
+    return 0;
+}
+
+int connection_host(const struct connection *connection, struct address *address, char *path,
+                    size_t size)
+{
+    return socket_host(connection->fd, address, path, size);
+}
+
+void connection_describe(const struct connection *connection, char *text, size_t size)
+{
+    static const struct {
+        uint32_t flag;
+        const char *word;
+    } words[] = {{C_LOST, "lingering"},  {C_RESET, "resetting"}, {C_BROKEN, "broken"},
+                 {C_DROPPING, "failed"}, {C_CLOSING, "closing"}, {C_EOF, "half-closed"},
+                 {C_READING, "reading"}, {UINT32_MAX, "paused"}};
+    char host[ADDRESS_TEXT];
+    size_t i = 0;
+    while (!(connection->flags & words[i].flag) && words[i].flag != UINT32_MAX)
+        i++;
+    address_text(&connection->peer, host);
+    snprintf(text, size, "connection %u %s %s:%u %s, %zu bytes queued",
+             slot_place(connection->handle), connection->ops->kind, host, connection->peer.port,
+             words[i].word, connection->out.bytes);
+}

@@ -1,0 +1,162 @@
+/* The structures that the files of host/io share among themselves, and nobody else sees. */
+#ifndef SKALD_IO_INSIDE_H
+#define SKALD_IO_INSIDE_H
+
+#include "base/address.h"
+#include "base/chunks.h"
+#include "base/memory.h"
+#include "base/peers.h"
+#include "base/slots.h"
+#include "base/timers.h"
+#include "io/connection.h"
+#include "io/group.h"
+#include "io/listener.h"
+#include "io/loop.h"
+#include "io/transport.h"
+
+#include <uv.h>
+
+enum {
+    READ_SIZE = 65536,
+    ACCEPT_BATCH = 64,
+    LINGER_MS = 5000,
+    CONNECTION_MAGIC = 0x736b636e,
+    LISTENER_MAGIC = 0x736b6c73,
+};
+
+struct loop {
+    uv_loop_t uv;
+    const struct log *log;
+    const struct loop_events *events;
+    void *context;
+    struct chunk_pool pool;
+    struct timers timers;
+    uv_timer_t alarm;  /* rings at the earliest deadline */
+    uint64_t alarm_at; /* UINT64_MAX: not set */
+    struct slots connections;
+    struct slots listeners;
+    struct slots groups;
+    struct group *group_list;
+    struct connection *dirty; /* have something put off; linked by dirty_next, newest last */
+    struct connection **dirty_end;
+    struct listener *paced; /* wait for a descriptor */
+    void (*drained)(void *context);
+    struct timer grace;
+    uint32_t open;     /* connections with a socket, lingering ones included */
+    uint32_t refusing; /* of these, refused over a bound: not counted in their groups */
+    int reserve;       /* a descriptor kept to refuse with when there is none left */
+    bool settling;
+    bool draining;
+    bool trace;
+    char buffer[READ_SIZE];
+};
+
+/* What a connection is doing. Flags, since most of them combine. */
+enum connection_flag {
+    C_READING = 1 << 0,    /* the protocol wants data: not paused */
+    C_EOF = 1 << 1,        /* the peer's FIN was read */
+    C_FIN_WANTED = 1 << 2, /* loseWriteConnection */
+    C_FIN_SENT = 1 << 3,
+    C_CLOSING = 1 << 4,  /* sends its queue, then ends */
+    C_DROPPING = 1 << 5, /* ends without sending its queue, with FIN */
+    C_RESET = 1 << 6,    /* ends without sending its queue, with RST */
+    C_BROKEN = 1 << 7,   /* the socket failed: nothing more can be sent */
+    C_LOST = 1 << 8,     /* connectionLost was delivered */
+    C_DIRTY = 1 << 9,
+    C_PUSH = 1 << 10,
+    C_PULL = 1 << 11,
+    C_PAUSED = 1 << 12,  /* its push producer is */
+    C_REFUSED = 1 << 13, /* over a bound: Lua never saw it, groups do not count it */
+    C_COUNTED = 1 << 14, /* in its group's table of peers */
+    C_FULL = 1 << 15,    /* the kernel took less than we had: wait until it wants more */
+};
+
+/* Owned by the loop from creation to uv_close's callback, which frees it. */
+struct connection {
+    uv_poll_t poll;
+    uint32_t magic;
+    uint32_t flags;
+    uint64_t handle; /* 0 once lost */
+    const struct transport_ops *ops;
+    struct group *group;         /* holds */
+    struct connection *next;     /* in the group's list, until its socket is closed */
+    struct connection *previous;
+    struct connection *dirty_next;
+    struct chunk_queue out;
+    struct address peer;
+    struct timer timer; /* idle, close timeout or linger: one at a time */
+    uint32_t active;    /* milliseconds of the loop's clock, when bytes last moved */
+    int fd;
+    int16_t error;
+    uint8_t code; /* enum end_code; valid with C_CLOSING, C_DROPPING, C_RESET, C_BROKEN */
+    uint8_t by;
+    uint8_t interest; /* what uv_poll watches for now */
+};
+
+struct group {
+    uint64_t handle;
+    struct loop *loop;
+    struct group *next;
+    struct group *previous;
+    struct connection *first;
+    uint32_t live;       /* not yet lost */
+    uint32_t total;      /* in the list, lingering ones too: what the bounds count */
+    uint32_t references; /* listeners, connections and Lua */
+    uint32_t max_connections;
+    uint32_t max_per_peer;
+    uint32_t idle_ms;
+    uint32_t close_ms;
+    uint64_t high_water;
+    uint64_t low_water;
+    uint64_t max_buffered;
+    struct peers peers; /* kept only while max_per_peer is set */
+};
+
+/* group.c */
+void group_hold(struct group *group);
+void group_join(struct group *group, struct connection *connection);
+void group_lose(struct group *group); /* one of its live ones was lost */
+void group_leave(struct group *group, struct connection *connection); /* its socket is closed */
+bool group_admits(const struct group *group, const struct address *peer);
+
+/* connection.c */
+struct connection *connection_new(struct loop *loop, struct group *group,
+                                  const struct transport_ops *ops, int fd,
+                                  const struct address *peer);
+void connection_end(struct connection *connection, enum connection_flag how, enum end_code code,
+                    enum end_by by, int error);
+void connection_settle(struct connection *connection);
+void connection_dirty(struct connection *connection);
+void connection_watch(struct connection *connection);
+void connection_arm(struct connection *connection); /* the deadline that its state asks for */
+void connection_drop(struct connection *connection); /* closes the socket, now */
+void connection_stop(struct connection *connection); /* the host stops */
+void connection_refuse(struct connection *connection);
+uint32_t connection_clock(const struct connection *connection);
+int socket_host(int fd, struct address *address, char *path, size_t size);
+
+/* loop.c */
+void loop_drained(struct loop *loop); /* the last connection of a loop that drains is gone */
+
+/* output.c */
+int output_flush(struct connection *connection); /* 0 or -errno */
+void output_writable(struct connection *connection);
+bool output_has_producer(const struct connection *connection); /* that the end waits for */
+
+/* stream.c: what sockets share */
+ssize_t stream_read(struct connection *connection, char *buffer, size_t size);
+ssize_t stream_write(struct connection *connection, const struct iovec *parts, int count);
+int stream_finish(struct connection *connection);
+
+/* listener.c */
+/* Takes the listening descriptor, unless it fails. 0 or -errno. */
+int listener_new(struct loop *loop, struct group *group, const struct transport_ops *ops, int fd,
+                 uint64_t *handle);
+void listeners_retry(struct loop *loop); /* a descriptor became free */
+
+static inline struct loop *connection_loop(const struct connection *connection)
+{
+    return container_of(connection->poll.loop, struct loop, uv);
+}
+
+#endif

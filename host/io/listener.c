@@ -1,0 +1,284 @@
+/* A listening socket: accepts in batches, refuses over its group's bounds, paces when descriptors
+ * run out. */
+#include "io/inside.h"
+
+#include "base/log.h"
+#include "base/memory.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+enum {
+    PACE_MS = 100,         /* between two tries while descriptors are short */
+    PATIENCE = 10,         /* tries before those who wait are refused instead */
+    MOST_REFUSING = 64,    /* refused sockets that may linger at a time */
+};
+
+/* Owned by the loop until uv_close's callback frees it. */
+struct listener {
+    uv_poll_t poll;
+    uint32_t magic;
+    int fd;
+    uint64_t handle;
+    const struct transport_ops *ops;
+    struct group *group; /* holds */
+    struct timer pace;
+    struct listener *next_paced;
+    unsigned short tries; /* since descriptors ran out */
+    bool accepting;
+    bool paced;
+    dev_t device; /* of a Unix socket's file: only our own is unlinked */
+    ino_t inode;
+};
+
+static struct loop *listener_loop(const struct listener *listener)
+{
+    return container_of(listener->poll.loop, struct loop, uv);
+}
+
+struct listener *listener_find(struct loop *loop, uint64_t handle)
+{
+    return slots_find(&loop->listeners, handle);
+}
+
+int listener_host(const struct listener *listener, struct address *address, char *path,
+                  size_t size)
+{
+    return socket_host(listener->fd, address, path, size);
+}
+
+/* --- accepting ------------------------------------------------------------------------------ */
+
+static void refuse(struct listener *listener, int fd, const struct address *peer)
+{
+    struct loop *loop = listener_loop(listener);
+    struct connection *connection = NULL;
+    if (loop->refusing < MOST_REFUSING)
+        connection = connection_new(loop, listener->group, listener->ops, fd, peer);
+    if (connection)
+        connection_refuse(connection);
+    else
+        close(fd);
+}
+
+static void take(struct listener *listener, int fd, const struct address *peer)
+{
+    struct loop *loop = listener_loop(listener);
+    struct connection *connection =
+        connection_new(loop, listener->group, listener->ops, fd, peer);
+    if (connection == NULL) {
+        close(fd);
+        return;
+    }
+    connection->handle = slots_add(&loop->connections, connection);
+    if (connection->handle == 0) {
+        connection_refuse(connection);
+        return;
+    }
+    group_join(listener->group, connection);
+    connection_dirty(connection);
+    enum accept_result result = loop->events->accepted(loop->context, connection, listener->handle);
+    if (result == ACCEPT_REFUSED)
+        connection_close(connection);
+    else if (result == ACCEPT_FAILED)
+        connection_fail(connection);
+}
+
+static bool is_shortage(int error)
+{
+    return error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM;
+}
+
+static int accept_peer(struct listener *listener, struct address *peer)
+{
+    struct sockaddr_storage name;
+    socklen_t length = sizeof name;
+    int fd = accept4(listener->fd, (struct sockaddr *)&name, &length, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    address_from_kernel(peer, (struct sockaddr *)&name);
+    return fd;
+}
+
+/* The reserve makes room to take one and close it, so that it does not wait for ever. */
+static void refuse_waiting(struct listener *listener)
+{
+    struct loop *loop = listener_loop(listener);
+    struct address peer;
+    for (int i = 0; i < ACCEPT_BATCH && loop->reserve >= 0; i++) {
+        close(loop->reserve);
+        int fd = accept_peer(listener, &peer);
+        if (fd >= 0)
+            close(fd);
+        loop->reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
+        if (fd < 0)
+            break;
+    }
+}
+
+/* Stops asking for a while. Whoever waits stays in the kernel's queue and is served when one of
+ * our descriptors is closed; after a second of that, they are refused. */
+static void pace(struct listener *listener, int error)
+{
+    struct loop *loop = listener_loop(listener);
+    if (listener->tries == 0)
+        log_write(loop->log, LOG_WARNING, "accept: %s; waiting for a connection to end",
+                  error_text(error));
+    if (listener->tries < PATIENCE)
+        listener->tries++;
+    else
+        refuse_waiting(listener);
+    uv_poll_stop(&listener->poll);
+    loop_timer_start(loop, &listener->pace, loop_now(loop) + PACE_MS * (uint64_t)1000000);
+    if (!listener->paced) {
+        listener->paced = true;
+        listener->next_paced = loop->paced;
+        loop->paced = listener;
+    }
+}
+
+static void accept_batch(struct listener *listener)
+{
+    struct loop *loop = listener_loop(listener);
+    for (int i = 0; i < ACCEPT_BATCH && listener->accepting; i++) {
+        struct address peer;
+        int fd = accept_peer(listener, &peer);
+        if (fd == -EAGAIN)
+            return;
+        if (fd < 0 && is_shortage(-fd)) {
+            pace(listener, -fd);
+            return;
+        }
+        if (fd < 0)
+            continue; /* ECONNABORTED and the like: that one is gone, the next may be fine */
+        listener->tries = 0;
+        if (group_admits(listener->group, &peer))
+            take(listener, fd, &peer);
+        else
+            refuse(listener, fd, &peer);
+        loop_settle(loop);
+    }
+}
+
+static void on_poll(uv_poll_t *poll, int status, int events)
+{
+    struct listener *listener = container_of(poll, struct listener, poll);
+    assert(listener->magic == LISTENER_MAGIC);
+    (void)status;
+    (void)events;
+    accept_batch(listener);
+}
+
+static void watch(struct listener *listener)
+{
+    if (listener->accepting)
+        uv_poll_start(&listener->poll, UV_READABLE, on_poll);
+}
+
+static void unpace(struct listener *listener)
+{
+    struct listener **link = &listener_loop(listener)->paced;
+    while (*link && *link != listener)
+        link = &(*link)->next_paced;
+    if (*link)
+        *link = listener->next_paced;
+    listener->paced = false;
+    loop_timer_stop(listener_loop(listener), &listener->pace);
+}
+
+static void on_pace(struct timer *timer)
+{
+    struct listener *listener = container_of(timer, struct listener, pace);
+    unpace(listener);
+    watch(listener);
+}
+
+void listeners_retry(struct loop *loop)
+{
+    while (loop->paced) {
+        struct listener *listener = loop->paced;
+        unpace(listener);
+        watch(listener);
+    }
+}
+
+/* --- birth and end -------------------------------------------------------------------------- */
+
+/* Remembers which file is ours. */
+static void note_file(struct listener *listener)
+{
+    struct address address;
+    char path[sizeof((struct sockaddr_un *)0)->sun_path + 1];
+    struct stat status;
+    if (listener->ops != &unix_ops || listener_host(listener, &address, path, sizeof path) < 0)
+        return;
+    if (lstat(path, &status) == 0) {
+        listener->device = status.st_dev;
+        listener->inode = status.st_ino;
+    }
+}
+
+static void unlink_file(const struct listener *listener)
+{
+    struct address address;
+    char path[sizeof((struct sockaddr_un *)0)->sun_path + 1];
+    struct stat status;
+    if (listener->inode == 0 || listener_host(listener, &address, path, sizeof path) < 0)
+        return;
+    if (lstat(path, &status) == 0 && status.st_dev == listener->device &&
+        status.st_ino == listener->inode)
+        unlink(path);
+}
+
+int listener_new(struct loop *loop, struct group *group, const struct transport_ops *ops, int fd,
+                 uint64_t *handle)
+{
+    struct listener *listener = memory_new(sizeof *listener);
+    *handle = slots_add(&loop->listeners, listener);
+    int error = *handle ? uv_poll_init(&loop->uv, &listener->poll, fd) : -ENFILE;
+    if (error < 0) {
+        slots_remove(&loop->listeners, *handle);
+        free(listener);
+        return error;
+    }
+    listener->magic = LISTENER_MAGIC;
+    listener->handle = *handle;
+    listener->fd = fd;
+    listener->ops = ops;
+    listener->group = group;
+    listener->pace.fire = on_pace;
+    group_hold(group);
+    note_file(listener);
+    return 0;
+}
+
+int listener_accept(struct listener *listener)
+{
+    listener->accepting = true;
+    return uv_poll_start(&listener->poll, UV_READABLE, on_poll);
+}
+
+static void on_closed(uv_handle_t *handle)
+{
+    struct listener *listener = container_of((uv_poll_t *)handle, struct listener, poll);
+    group_release(listener->group);
+    free(listener);
+}
+
+void listener_close(struct listener *listener)
+{
+    struct loop *loop = listener_loop(listener);
+    unlink_file(listener);
+    unpace(listener);
+    listener->accepting = false;
+    slots_remove(&loop->listeners, listener->handle);
+    uv_close((uv_handle_t *)&listener->poll, on_closed);
+    close(listener->fd);
+}

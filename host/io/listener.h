@@ -1,0 +1,26 @@
+/* A listening socket: accepts in batches, refuses over its group's bounds, paces when descriptors
+ * run out. */
+#ifndef SKALD_IO_LISTENER_H
+#define SKALD_IO_LISTENER_H
+
+#include "io/loop.h"
+
+struct address;
+struct group;
+struct listener;
+struct transport_ops;
+
+/* Each binds and listens, without accepting yet; the handle goes to *handle. 0 or -errno. */
+int listener_tcp(struct loop *loop, struct group *group, const struct address *address,
+                 int backlog, uint64_t *handle);
+/* A socket file that nobody listens on any more is replaced; mode is applied before listening. */
+int listener_unix(struct loop *loop, struct group *group, const char *path, unsigned mode,
+                  int backlog, uint64_t *handle);
+
+struct listener *listener_find(struct loop *loop, uint64_t handle);
+int listener_accept(struct listener *listener); /* starts accepting; 0 or -errno */
+void listener_close(struct listener *listener); /* unlinks its own socket file */
+int listener_host(const struct listener *listener, struct address *address, char *path,
+                  size_t size);
+
+#endif

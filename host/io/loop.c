@@ -1,0 +1,275 @@
+/* One event loop: the clock, the deadlines, what is open, and the work that is put off until the
+ * callback that asked for it has returned. */
+#include "io/inside.h"
+
+#include "base/log.h"
+#include "base/memory.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* --- deadlines ------------------------------------------------------------------------------ */
+
+static void set_alarm(struct loop *loop);
+
+static void on_alarm(uv_timer_t *alarm)
+{
+    struct loop *loop = container_of(alarm, struct loop, alarm);
+    uint64_t now = loop_now(loop);
+    uint64_t order = loop->timers.order;
+    struct timer *timer;
+    loop->alarm_at = UINT64_MAX;
+    while ((timer = timers_due(&loop->timers, now, order)) != NULL) {
+        timer->fire(timer);
+        loop_settle(loop);
+    }
+    set_alarm(loop);
+}
+
+/* libuv counts milliseconds from when the turn began: round up, so that nothing rings early. */
+static void set_alarm(struct loop *loop)
+{
+    uint64_t next = timers_next(&loop->timers);
+    uint64_t turn = uv_now(&loop->uv) * 1000000;
+    if (next == loop->alarm_at)
+        return;
+    loop->alarm_at = next;
+    if (next == UINT64_MAX)
+        uv_timer_stop(&loop->alarm);
+    else
+        uv_timer_start(&loop->alarm, on_alarm, next > turn ? (next - turn + 999999) / 1000000 : 0,
+                       0);
+}
+
+uint64_t loop_now(const struct loop *loop)
+{
+    (void)loop;
+    return uv_hrtime();
+}
+
+void loop_timer_start(struct loop *loop, struct timer *timer, uint64_t when)
+{
+    timers_start(&loop->timers, timer, when);
+    if (when < loop->alarm_at)
+        set_alarm(loop);
+}
+
+/* An alarm with nothing due is cheaper than setting it anew at every stop. */
+void loop_timer_stop(struct loop *loop, struct timer *timer)
+{
+    timers_stop(&loop->timers, timer);
+}
+
+struct timers *loop_timers(struct loop *loop)
+{
+    return &loop->timers;
+}
+
+/* --- what callbacks put off ----------------------------------------------------------------- */
+
+static struct connection *take_dirty(struct loop *loop)
+{
+    struct connection *connection = loop->dirty;
+    if (connection == NULL)
+        return NULL;
+    loop->dirty = connection->dirty_next;
+    if (loop->dirty == NULL)
+        loop->dirty_end = &loop->dirty;
+    connection->flags &= ~(uint32_t)C_DIRTY;
+    return connection;
+}
+
+void loop_settle(struct loop *loop)
+{
+    struct connection *connection;
+    if (loop->settling)
+        return;
+    loop->settling = true;
+    do {
+        while ((connection = take_dirty(loop)) != NULL)
+            connection_settle(connection);
+        loop->events->settled(loop->context);
+    } while (loop->dirty);
+    loop->settling = false;
+}
+
+struct chunk_pool *loop_pool(struct loop *loop)
+{
+    return &loop->pool;
+}
+
+/* --- stopping ------------------------------------------------------------------------------- */
+
+void loop_drained(struct loop *loop)
+{
+    void (*done)(void *context) = loop->drained;
+    loop_timer_stop(loop, &loop->grace);
+    loop->drained = NULL;
+    if (done)
+        done(loop->context);
+}
+
+static struct connection *as_connection(uv_handle_t *handle)
+{
+    struct connection *connection = container_of((uv_poll_t *)handle, struct connection, poll);
+    if (handle->type != UV_POLL || uv_is_closing(handle))
+        return NULL;
+    return connection->magic == CONNECTION_MAGIC ? connection : NULL;
+}
+
+static void stop_one(uv_handle_t *handle, void *unused)
+{
+    struct connection *connection = as_connection(handle);
+    (void)unused;
+    if (connection)
+        connection_stop(connection);
+}
+
+static void abort_one(uv_handle_t *handle, void *unused)
+{
+    struct connection *connection = as_connection(handle);
+    (void)unused;
+    if (connection == NULL)
+        return;
+    if (connection->flags & C_LOST)
+        connection_drop(connection);
+    else
+        connection_end(connection, C_RESET, END_STOPPED, BY_HOST, 0);
+}
+
+static void on_grace(struct timer *timer)
+{
+    struct loop *loop = container_of(timer, struct loop, grace);
+    if (loop->open > 0)
+        log_write(loop->log, LOG_WARNING, "grace is over: %u connections aborted", loop->open);
+    uv_walk(&loop->uv, abort_one, NULL);
+}
+
+static void close_listeners(struct loop *loop)
+{
+    for (uint32_t place = 1; place < loop->listeners.used; place++) {
+        struct listener *listener = slots_at(&loop->listeners, place);
+        if (listener)
+            listener_close(listener);
+    }
+}
+
+void loop_drain(struct loop *loop, double grace, void (*done)(void *context))
+{
+    loop->draining = true;
+    loop->drained = done;
+    close_listeners(loop);
+    uv_walk(&loop->uv, stop_one, NULL);
+    if (loop->open == 0) {
+        loop_drained(loop);
+        return;
+    }
+    loop_timer_start(loop, &loop->grace, loop_now(loop) + (uint64_t)(grace * 1e9));
+    loop_settle(loop);
+}
+
+/* --- life ----------------------------------------------------------------------------------- */
+
+static bool traces(const char *subject)
+{
+    const char *wanted = getenv("SKALD_TRACE");
+    return wanted && strstr(wanted, subject);
+}
+
+struct loop *loop_new(const struct log *log, const struct loop_events *events, void *context)
+{
+    struct loop *loop = memory_new(sizeof *loop);
+    if (uv_loop_init(&loop->uv) < 0) {
+        free(loop);
+        return NULL;
+    }
+    uv_timer_init(&loop->uv, &loop->alarm);
+    loop->alarm_at = UINT64_MAX;
+    loop->log = log;
+    loop->events = events;
+    loop->context = context;
+    loop->dirty_end = &loop->dirty;
+    loop->grace.fire = on_grace;
+    loop->reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    loop->trace = traces("io");
+    return loop;
+}
+
+uv_loop_t *loop_uv(struct loop *loop)
+{
+    return &loop->uv;
+}
+
+void loop_run(struct loop *loop)
+{
+    uv_update_time(&loop->uv);
+    uv_run(&loop->uv, UV_RUN_DEFAULT);
+}
+
+void loop_stop(struct loop *loop)
+{
+    uv_stop(&loop->uv);
+}
+
+static void close_one(uv_handle_t *handle, void *unused)
+{
+    struct connection *connection = as_connection(handle);
+    (void)unused;
+    if (connection)
+        connection_drop(connection);
+}
+
+static void count_one(uv_handle_t *handle, void *count)
+{
+    (void)handle;
+    ++*(int *)count;
+}
+
+int loop_close(struct loop *loop)
+{
+    int left = 0;
+    loop->drained = NULL;
+    close_listeners(loop);
+    uv_walk(&loop->uv, close_one, NULL);
+    uv_close((uv_handle_t *)&loop->alarm, NULL);
+    uv_run(&loop->uv, UV_RUN_DEFAULT);
+    if (uv_loop_close(&loop->uv) < 0)
+        uv_walk(&loop->uv, count_one, &left);
+    close(loop->reserve);
+    return left;
+}
+
+void loop_free(struct loop *loop)
+{
+    timers_free(&loop->timers);
+    pool_free(&loop->pool);
+    slots_free(&loop->connections);
+    slots_free(&loop->listeners);
+    slots_free(&loop->groups);
+    free(loop);
+}
+
+void loop_census(const struct loop *loop, struct loop_census *census)
+{
+    *census = (struct loop_census){
+        .connections = loop->connections.count,
+        .lingering = loop->open - loop->connections.count,
+        .listeners = loop->listeners.count,
+        .groups = loop->groups.count,
+        .timers = loop->timers.count,
+        .anchors = anchors_held(&loop->pool),
+        .descriptors = loop->open + loop->listeners.count,
+    };
+}
+
+const char *error_name(int error)
+{
+    return uv_err_name(-error);
+}
+
+const char *error_text(int error)
+{
+    return strerror(error);
+}

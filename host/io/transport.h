@@ -1,0 +1,33 @@
+/* The one table of functions a carrier of bytes fills in. What tcp, unix (and later tls, pipes)
+ * have in common stands in connection.c; what differs stands here. */
+#ifndef SKALD_IO_TRANSPORT_H
+#define SKALD_IO_TRANSPORT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+struct connection;
+
+/*  column       meaning                                             answer
+ *  kind         the endpoint's word for it                          -
+ *  read         bytes that have come                                count, 0 at the end, -errno
+ *  write        hand bytes to the kernel                            count, -errno
+ *  finish       nothing more will be written (FIN)                  0, -errno
+ *  set_nodelay  send small writes at once; NULL: no such thing      0, -errno
+ *  set_keepalive  probe a silent peer; NULL: no such thing          0, -errno
+ */
+struct transport_ops {
+    const char *kind;
+    ssize_t (*read)(struct connection *connection, char *buffer, size_t size);
+    ssize_t (*write)(struct connection *connection, const struct iovec *parts, int count);
+    int (*finish)(struct connection *connection);
+    int (*set_nodelay)(struct connection *connection, bool on);
+    int (*set_keepalive)(struct connection *connection, bool on, unsigned seconds);
+};
+
+extern const struct transport_ops tcp_ops;
+extern const struct transport_ops unix_ops;
+
+#endif

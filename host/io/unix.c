@@ -1,0 +1,81 @@
+/* Unix stream sockets: paths, modes, files left by a server that is gone. */
+#include "io/inside.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+const struct transport_ops unix_ops = {
+    .kind = "unix",
+    .read = stream_read,
+    .write = stream_write,
+    .finish = stream_finish,
+};
+
+static int stream_socket(void)
+{
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    return fd < 0 ? -errno : fd;
+}
+
+/* Whether the file is a socket on which nobody listens any more. */
+static bool is_stale(const struct sockaddr_un *name)
+{
+    struct stat status;
+    if (lstat(name->sun_path, &status) < 0 || !S_ISSOCK(status.st_mode))
+        return false;
+    int fd = stream_socket();
+    if (fd < 0)
+        return false;
+    bool stale = connect(fd, (const struct sockaddr *)name, sizeof *name) < 0 &&
+                 errno == ECONNREFUSED;
+    close(fd);
+    return stale;
+}
+
+static int bind_path(int fd, const struct sockaddr_un *name)
+{
+    if (bind(fd, (const struct sockaddr *)name, sizeof *name) == 0)
+        return 0;
+    int error = -errno;
+    if (error != -EADDRINUSE || !is_stale(name))
+        return error;
+    unlink(name->sun_path);
+    return bind(fd, (const struct sockaddr *)name, sizeof *name) < 0 ? -errno : 0;
+}
+
+/* The mode is set between bind and listen, when nobody can connect yet. */
+static int bind_and_listen(int fd, const struct sockaddr_un *name, unsigned mode, int backlog)
+{
+    int error = bind_path(fd, name);
+    if (error < 0)
+        return error;
+    if (chmod(name->sun_path, mode) == 0 && listen(fd, backlog) == 0)
+        return 0;
+    error = -errno;
+    unlink(name->sun_path);
+    return error;
+}
+
+int listener_unix(struct loop *loop, struct group *group, const char *path, unsigned mode,
+                  int backlog, uint64_t *handle)
+{
+    struct sockaddr_un name = {.sun_family = AF_UNIX};
+    size_t length = strlen(path);
+    if (length == 0 || length >= sizeof name.sun_path)
+        return -ENAMETOOLONG;
+    memcpy(name.sun_path, path, length + 1);
+    int fd = stream_socket();
+    if (fd < 0)
+        return fd;
+    int error = bind_and_listen(fd, &name, mode, backlog);
+    if (error == 0)
+        error = listener_new(loop, group, &unix_ops, fd, handle);
+    if (error < 0)
+        close(fd);
+    return error;
+}

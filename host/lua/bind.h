@@ -1,0 +1,86 @@
+/* What Lua may call: by FFI, so that compiled loops can do it for nanoseconds. None of these runs
+ * Lua or raises; what they ask for happens when the running callback has returned. Handles are
+ * numbers (base/slots.h); one that outlived its object is answered, never followed.
+ *
+ * The text between the two marks is also given to ffi.cdef: one declaration for both sides. */
+#ifndef SKALD_LUA_BIND_H
+#define SKALD_LUA_BIND_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#pragma GCC visibility push(default)
+
+/* cdef begins */
+struct core;
+
+/* An address as Lua wants it: kind is the endpoint's word, text the host or the path. */
+struct skald_address {
+    char kind[8];
+    char text[120];
+    int port;
+};
+
+struct skald_census {
+    uint32_t connections, lingering, listeners, groups, timers, anchors, descriptors;
+};
+
+/* bind_connection.c */
+/* At least 0: queued; bit 0: pause the push producer now; the rest: the anchor under which the
+ * caller must keep `data` alive (only with refer). -1: closing. -2: over maxBuffered. */
+int skald_write(struct core *core, double connection, const char *data, size_t length, bool refer);
+void skald_flush(struct core *core, double connection);
+void skald_close(struct core *core, double connection);
+void skald_abort(struct core *core, double connection);
+void skald_close_write(struct core *core, double connection);
+void skald_pause(struct core *core, double connection);
+void skald_resume(struct core *core, double connection);
+void skald_fail(struct core *core, double connection);
+/* 0 none, 1 push, 2 pull; false when the connection is gone. */
+bool skald_set_producer(struct core *core, double connection, int producer);
+double skald_buffered(struct core *core, double connection);
+bool skald_is_open(struct core *core, double connection);
+/* 0 or a positive errno. */
+int skald_peer(struct core *core, double connection, struct skald_address *address);
+int skald_host(struct core *core, double connection, struct skald_address *address);
+int skald_set_nodelay(struct core *core, double connection, bool on);
+int skald_set_keepalive(struct core *core, double connection, bool on, unsigned seconds);
+
+/* bind_listener.c: 0 or a positive errno; the handle goes to *listener */
+bool skald_is_address(const char *host);
+int skald_listen_tcp(struct core *core, double group, const char *host, int port, int backlog,
+                     double *listener);
+int skald_listen_unix(struct core *core, double group, const char *path, unsigned mode,
+                      int backlog, double *listener);
+int skald_accept(struct core *core, double listener);
+void skald_unlisten(struct core *core, double listener);
+int skald_listener_host(struct core *core, double listener, struct skald_address *address);
+
+/* bind_group.c */
+double skald_group_new(struct core *core);
+void skald_group_release(struct core *core, double group);
+void skald_group_set_bound(struct core *core, double group, int bound, double value);
+uint32_t skald_group_count(struct core *core, double group);
+uint32_t skald_group_members(struct core *core, double group, double *handles, uint32_t max);
+
+/* bind_timer.c: times are seconds of skald_seconds */
+double skald_seconds(struct core *core);
+double skald_timer_start(struct core *core, double when); /* 0: too many */
+void skald_timer_move(struct core *core, double timer, double when);
+void skald_timer_stop(struct core *core, double timer);
+
+/* bind_host.c */
+void skald_stop(struct core *core, int status);
+void skald_log(struct core *core, int level, const char *text, size_t length);
+bool skald_log_wants(struct core *core, int level);
+const char *skald_error_name(int error);
+const char *skald_error_text(int error);
+void skald_census(struct core *core, struct skald_census *census);
+const char *skald_bundled(const char *name, size_t *size); /* NULL: no such file */
+const char *skald_bundled_name(size_t index);              /* NULL: that was the last */
+/* cdef ends */
+
+#pragma GCC visibility pop
+
+#endif

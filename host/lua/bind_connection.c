@@ -1,0 +1,124 @@
+/* Connections for Lua: arguments in, one call, results out. */
+#include "lua/bind.h"
+
+#include "base/address.h"
+#include "io/connection.h"
+#include "lua/bind_address.h"
+#include "lua/core.h"
+
+#include <errno.h>
+
+static struct connection *find(struct core *core, double connection)
+{
+    return connection_find(core->loop, (uint64_t)connection);
+}
+
+int skald_write(struct core *core, double handle, const char *data, size_t length, bool refer)
+{
+    struct connection *connection = find(core, handle);
+    uint32_t anchor = 0;
+    if (connection == NULL)
+        return WRITE_CLOSING;
+    int result = connection_write(connection, data, length, refer ? &anchor : NULL);
+    return result < 0 ? result : (int)(anchor << 1) | result;
+}
+
+void skald_flush(struct core *core, double handle)
+{
+    struct connection *connection = find(core, handle);
+    if (connection)
+        connection_flush(connection);
+}
+
+void skald_close(struct core *core, double handle)
+{
+    struct connection *connection = find(core, handle);
+    if (connection)
+        connection_close(connection);
+}
+
+void skald_abort(struct core *core, double handle)
+{
+    struct connection *connection = find(core, handle);
+    if (connection)
+        connection_abort(connection);
+}
+
+void skald_close_write(struct core *core, double handle)
+{
+    struct connection *connection = find(core, handle);
+    if (connection)
+        connection_close_write(connection);
+}
+
+void skald_pause(struct core *core, double handle)
+{
+    struct connection *connection = find(core, handle);
+    if (connection)
+        connection_pause(connection);
+}
+
+void skald_resume(struct core *core, double handle)
+{
+    struct connection *connection = find(core, handle);
+    if (connection)
+        connection_resume(connection);
+}
+
+void skald_fail(struct core *core, double handle)
+{
+    struct connection *connection = find(core, handle);
+    if (connection)
+        connection_fail(connection);
+}
+
+bool skald_set_producer(struct core *core, double handle, int producer)
+{
+    struct connection *connection = find(core, handle);
+    if (connection)
+        connection_set_producer(connection, (enum producer)producer);
+    return connection != NULL;
+}
+
+double skald_buffered(struct core *core, double handle)
+{
+    struct connection *connection = find(core, handle);
+    return connection ? (double)connection_buffered(connection) : 0;
+}
+
+bool skald_is_open(struct core *core, double handle)
+{
+    return find(core, handle) != NULL;
+}
+
+int skald_peer(struct core *core, double handle, struct skald_address *out)
+{
+    struct connection *connection = find(core, handle);
+    struct address address;
+    if (connection == NULL)
+        return ENOTCONN;
+    int error = connection_peer(connection, &address, out->text, sizeof out->text);
+    return error < 0 ? -error : bind_address(&address, out);
+}
+
+int skald_host(struct core *core, double handle, struct skald_address *out)
+{
+    struct connection *connection = find(core, handle);
+    struct address address;
+    if (connection == NULL)
+        return ENOTCONN;
+    int error = connection_host(connection, &address, out->text, sizeof out->text);
+    return error < 0 ? -error : bind_address(&address, out);
+}
+
+int skald_set_nodelay(struct core *core, double handle, bool on)
+{
+    struct connection *connection = find(core, handle);
+    return connection ? -connection_set_nodelay(connection, on) : ENOTCONN;
+}
+
+int skald_set_keepalive(struct core *core, double handle, bool on, unsigned seconds)
+{
+    struct connection *connection = find(core, handle);
+    return connection ? -connection_set_keepalive(connection, on, seconds) : ENOTCONN;
+}

@@ -1,0 +1,84 @@
+/* Listeners for Lua: arguments in, one call, results out. */
+#include "lua/bind.h"
+
+#include "base/address.h"
+#include "io/group.h"
+#include "io/listener.h"
+#include "lua/bind_address.h"
+#include "lua/core.h"
+
+#include <errno.h>
+#include <stdio.h>
+
+int bind_address(const struct address *address, struct skald_address *out)
+{
+    char host[ADDRESS_TEXT];
+    const char *kind = address->family == AF_INET    ? "TCP"
+                       : address->family == AF_INET6 ? "TCP6"
+                                                     : "UNIX";
+    snprintf(out->kind, sizeof out->kind, "%s", kind);
+    out->port = address->port;
+    if (address->family == AF_UNIX)
+        return 0;
+    address_text(address, host);
+    snprintf(out->text, sizeof out->text, "%s", host);
+    return 0;
+}
+
+bool skald_is_address(const char *host)
+{
+    struct address address;
+    return address_parse(&address, host, 0);
+}
+
+static int listened(int error, uint64_t handle, double *listener)
+{
+    *listener = (double)handle;
+    return -error;
+}
+
+int skald_listen_tcp(struct core *core, double group, const char *host, int port, int backlog,
+                     double *listener)
+{
+    struct group *owner = group_find(core->loop, (uint64_t)group);
+    struct address address;
+    uint64_t handle = 0;
+    if (owner == NULL || !address_parse(&address, host, (uint16_t)port))
+        return EINVAL;
+    int error = listener_tcp(core->loop, owner, &address, backlog, &handle);
+    return listened(error, handle, listener);
+}
+
+int skald_listen_unix(struct core *core, double group, const char *path, unsigned mode,
+                      int backlog, double *listener)
+{
+    struct group *owner = group_find(core->loop, (uint64_t)group);
+    uint64_t handle = 0;
+    if (owner == NULL)
+        return EINVAL;
+    int error = listener_unix(core->loop, owner, path, mode, backlog, &handle);
+    return listened(error, handle, listener);
+}
+
+int skald_accept(struct core *core, double handle)
+{
+    struct listener *listener = listener_find(core->loop, (uint64_t)handle);
+    return listener ? -listener_accept(listener) : EBADF;
+}
+
+void skald_unlisten(struct core *core, double handle)
+{
+    struct listener *listener = listener_find(core->loop, (uint64_t)handle);
+    if (listener)
+        listener_close(listener);
+}
+
+int skald_listener_host(struct core *core, double handle, struct skald_address *out)
+{
+    struct listener *listener = listener_find(core->loop, (uint64_t)handle);
+    struct address address;
+    if (listener == NULL)
+        return EBADF;
+    int error = listener_host(listener, &address, out->text, sizeof out->text);
+    return error < 0 ? -error : bind_address(&address, out);
+}

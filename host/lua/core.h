@@ -1,0 +1,25 @@
+/* What the files of host/lua share: the one lua_State of a loop, and what Lua calls with. */
+#ifndef SKALD_LUA_CORE_H
+#define SKALD_LUA_CORE_H
+
+#include "base/slots.h"
+#include "io/loop.h"
+
+#include <lua.h>
+#include <stdbool.h>
+
+struct core {
+    lua_State *L; /* owns */
+    struct loop *loop;
+    const struct log *log;
+    struct slots timers; /* callLater's; owns them */
+    bool stop_wanted;
+    int exit_status;
+    void (*on_stop)(struct core *core); /* called once from the loop after stop_wanted is set */
+    void (*on_timer)(struct core *core, uint64_t timer); /* dispatch.c */
+};
+
+/* Frees the timers that are left. */
+void core_timers_free(struct core *core);
+
+#endif

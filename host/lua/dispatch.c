@@ -1,0 +1,226 @@
+/* Events of the loop become calls of the functions in scripts/skald/dispatch.lua, which look up the
+ * callbacks of scripts by name, each time. Of functions, C keeps only those of the library. */
+#include "lua/dispatch.h"
+
+#include "base/chunks.h"
+#include "base/log.h"
+#include "io/connection.h"
+#include "lua/bundle.h"
+#include "lua/vm.h"
+
+#include <lauxlib.h>
+#include <string.h>
+
+/* Places on the stack above VM_HANDLER, for the life of the state: a table, then functions. */
+enum place {
+    ANCHORS = VM_HANDLER + 1,
+    ACCEPTED,
+    DATA,
+    ENDED,
+    WRITE_CLOSED,
+    RESUME,
+    LOST,
+    FAILED,
+    TIMER,
+    RUNNING,
+    STOPPED,
+    START,
+    PLACES
+};
+
+static const char *const names[PLACES] = {
+    [ANCHORS] = "anchors", [ACCEPTED] = "accepted",        [DATA] = "data",
+    [ENDED] = "ended",     [WRITE_CLOSED] = "writeClosed", [RESUME] = "resume",
+    [LOST] = "lost",       [FAILED] = "failed",            [TIMER] = "timer",
+    [RUNNING] = "running", [STOPPED] = "stopped",          [START] = "start",
+};
+
+/* The error text on top of the stack goes to the log, once, and off the stack. */
+static void log_error(struct core *core)
+{
+    size_t length;
+    const char *text = lua_tolstring(core->L, -1, &length);
+    if (text)
+        log_text(core->log, LOG_ERROR, text, length);
+    else
+        log_write(core->log, LOG_ERROR, "error in error handling");
+    lua_pop(core->L, 1);
+}
+
+/* Calls the function below the arguments on behalf of nobody. */
+static void call(struct core *core, int arguments)
+{
+    if (vm_call(core->L, arguments, 0) != 0)
+        log_error(core);
+}
+
+/* The error text on top is kept for the reason of this connection, then logged. */
+static void log_failure(struct core *core, struct connection *connection)
+{
+    lua_State *L = core->L;                              // [text]
+    lua_pushvalue(L, FAILED);                            // [text, failed]
+    lua_pushinteger(L, slot_place(connection_handle(connection)));
+    lua_pushvalue(L, -3);                                // [text, failed, place, text]
+    call(core, 2);                                       // [text]
+    log_error(core);
+}
+
+/* Calls the function below the arguments on behalf of a connection, which ends if it raises. */
+static bool call_for(struct core *core, struct connection *connection, int arguments, int results)
+{
+    if (vm_call(core->L, arguments, results) == 0)
+        return true;
+    log_failure(core, connection);
+    connection_fail(connection);
+    return false;
+}
+
+static lua_State *begin(struct core *core, enum place function, const struct connection *connection)
+{
+    lua_State *L = core->L;
+    lua_pushvalue(L, function);
+    lua_pushinteger(L, slot_place(connection_handle(connection))); // [function, place]
+    return L;
+}
+
+static enum accept_result on_accepted(void *context, struct connection *connection,
+                                      uint64_t listener)
+{
+    struct core *core = context;
+    lua_State *L = begin(core, ACCEPTED, connection);
+    lua_pushnumber(L, (double)connection_handle(connection));
+    lua_pushnumber(L, (double)listener);
+    if (!call_for(core, connection, 3, 1))
+        return ACCEPT_FAILED;
+    bool taken = lua_toboolean(L, -1);
+    lua_pop(L, 1);
+    return taken ? ACCEPT_TAKEN : ACCEPT_REFUSED;
+}
+
+static void on_data(void *context, struct connection *connection, const char *data, size_t length)
+{
+    lua_State *L = begin(context, DATA, connection);
+    lua_pushlstring(L, data, length);
+    call_for(context, connection, 2, 0);
+}
+
+static bool on_ended(void *context, struct connection *connection)
+{
+    lua_State *L = begin(context, ENDED, connection);
+    if (!call_for(context, connection, 1, 1))
+        return true;
+    bool handled = lua_toboolean(L, -1);
+    lua_pop(L, 1);
+    return handled;
+}
+
+static void on_write_closed(void *context, struct connection *connection)
+{
+    begin(context, WRITE_CLOSED, connection);
+    call_for(context, connection, 1, 0);
+}
+
+static void on_resume(void *context, struct connection *connection)
+{
+    begin(context, RESUME, connection);
+    call_for(context, connection, 1, 0);
+}
+
+static void on_lost(void *context, struct connection *connection, const struct end *end)
+{
+    lua_State *L = begin(context, LOST, connection);
+    lua_pushinteger(L, end->code);
+    lua_pushinteger(L, end->by);
+    lua_pushinteger(L, end->error);
+    call(context, 4);
+}
+
+static void on_settled(void *context)
+{
+    struct core *core = context;
+    struct chunk_pool *pool = loop_pool(core->loop);
+    uint32_t anchor;
+    while ((anchor = anchors_drain(pool)) != 0) {
+        lua_pushnil(core->L);
+        lua_rawseti(core->L, ANCHORS, (int)anchor);
+    }
+    if (core->stop_wanted && core->on_stop) {
+        void (*on_stop)(struct core *core) = core->on_stop;
+        core->on_stop = NULL;
+        on_stop(core);
+    }
+}
+
+const struct loop_events dispatch_events = {
+    .accepted = on_accepted,
+    .data = on_data,
+    .ended = on_ended,
+    .write_closed = on_write_closed,
+    .resume = on_resume,
+    .lost = on_lost,
+    .settled = on_settled,
+};
+
+static void on_timer(struct core *core, uint64_t timer)
+{
+    lua_pushvalue(core->L, TIMER);
+    lua_pushnumber(core->L, (double)timer);
+    call(core, 1);
+}
+
+/* Lays the table's values into their places. */
+int dispatch_open(struct core *core)
+{
+    lua_State *L = core->L;
+    lua_pushlightuserdata(L, core);
+    lua_setfield(L, LUA_REGISTRYINDEX, "skald.core");
+    const struct bundle_file *declarations = bundle_find("bind.h");
+    lua_pushlstring(L, declarations->data, declarations->size);
+    lua_setfield(L, LUA_REGISTRYINDEX, "skald.cdef");
+    int error = vm_require(L, "skald.dispatch"); // [handler, dispatch]
+    if (error != 0)
+        return error;
+    for (int place = ANCHORS; place < PLACES; place++)
+        lua_getfield(L, ANCHORS, names[place]); // the module lies at ANCHORS until the end
+    lua_remove(L, ANCHORS);
+    core->on_timer = on_timer;
+    return 0;
+}
+
+bool dispatch_start(struct core *core, const char *command, char **words, int count)
+{
+    lua_State *L = core->L;
+    lua_pushvalue(L, START);
+    lua_pushstring(L, command);
+    lua_createtable(L, count, 0); // [start, command, words]
+    for (int i = 0; i < count; i++) {
+        lua_pushstring(L, words[i]);
+        lua_rawseti(L, -2, i + 1);
+    }
+    if (vm_call(L, 2, 1) != 0) { // [ok]
+        log_error(core);
+        return false;
+    }
+    bool ok = lua_toboolean(L, -1);
+    lua_pop(L, 1);
+    return ok;
+}
+
+void dispatch_running(struct core *core)
+{
+    lua_pushvalue(core->L, RUNNING);
+    call(core, 0);
+    loop_settle(core->loop);
+}
+
+void dispatch_stopped(struct core *core)
+{
+    lua_pushvalue(core->L, STOPPED);
+    call(core, 0);
+    loop_settle(core->loop);
+}
+
+double dispatch_memory(struct core *core)
+{
+    return lua_gc(core->L, LUA_GCCOUNT, 0);
+}

@@ -1,0 +1,23 @@
+/* Events of the loop become calls of the functions in scripts/skald/dispatch.lua. */
+#ifndef SKALD_LUA_DISPATCH_H
+#define SKALD_LUA_DISPATCH_H
+
+#include "lua/core.h"
+
+extern const struct loop_events dispatch_events; /* their context is a struct core */
+
+/* Loads the Lua side into the state of `core`. 0, or an error text on top of the stack. */
+int dispatch_open(struct core *core);
+
+/* Runs the program's Lua half on the words of the command line (skald.run). True: it serves (or
+ * has checked, or described); otherwise it has said why not. */
+bool dispatch_start(struct core *core, const char *command, char **words, int count);
+
+/* The loop is about to run; and: the last connection is gone. */
+void dispatch_running(struct core *core);
+void dispatch_stopped(struct core *core);
+
+/* Kilobytes that Lua holds, after as much collection as asked for. */
+double dispatch_memory(struct core *core);
+
+#endif

@@ -1,0 +1,139 @@
+/* The only file that creates, enters and ends a lua_State. Every entry is protected. */
+#include "lua/vm.h"
+
+#include "lua/bundle.h"
+
+#include <lauxlib.h>
+#include <luajit.h>
+#include <lualib.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char *vm_version(void)
+{
+    return LUAJIT_VERSION;
+}
+
+/* Reached only when memory is gone: LuaJIT cannot go on from there. */
+static int on_panic(lua_State *L)
+{
+    const char *text = lua_tostring(L, -1);
+    fprintf(stderr, "skald: Lua gave up: %s\n", text ? text : "(no message)");
+    return 0;
+}
+
+/* What was raised as text: strings stay, other values through __tostring. */
+static void push_message(lua_State *L) // [error] -> [error, text]
+{
+    if (lua_type(L, 1) == LUA_TSTRING)
+        lua_pushvalue(L, 1);
+    else if (!luaL_callmeta(L, 1, "__tostring") || lua_type(L, -1) != LUA_TSTRING)
+        lua_pushfstring(L, "(a %s was raised)", luaL_typename(L, 1));
+}
+
+static int traceback(lua_State *L)
+{
+    lua_settop(L, 1);
+    push_message(L);
+    luaL_traceback(L, L, lua_tostring(L, -1), 1);
+    return 1;
+}
+
+int vm_call(lua_State *L, int arguments, int results)
+{
+    return lua_pcall(L, arguments, results, VM_HANDLER);
+}
+
+int vm_require(lua_State *L, const char *name)
+{
+    lua_getglobal(L, "require"); // [require]
+    lua_pushstring(L, name);     // [require, name]
+    return vm_call(L, 1, 1);     // [module]
+}
+
+/* "skald.protocol" -> "skald/protocol.lua" */
+static void bundle_name(const char *module, char *name, size_t size)
+{
+    snprintf(name, size, "%s.lua", module);
+    for (char *c = name; c < name + strlen(module) && *c; c++)
+        if (*c == '.')
+            *c = '/';
+}
+
+/* package.loaders entry: the library inside the program comes before any file. */
+static int search_bundle(lua_State *L)
+{
+    char name[128];
+    bundle_name(luaL_checkstring(L, 1), name, sizeof name);
+    const struct bundle_file *file = bundle_find(name);
+    if (file == NULL || strncmp(name, "skald/", 6) != 0) {
+        lua_pushfstring(L, "\n\tno bundled file '%s'", name);
+        return 1;
+    }
+    lua_pushfstring(L, "@%s", name);
+    if (luaL_loadbufferx(L, file->data, file->size, lua_tostring(L, -1), "t") != 0)
+        return lua_error(L);
+    return 1;
+}
+
+static void add_searcher(lua_State *L)
+{
+    lua_getglobal(L, "table");          // [table]
+    lua_getfield(L, -1, "insert");      // [table, insert]
+    lua_getglobal(L, "package");        // [table, insert, package]
+    lua_getfield(L, -1, "loaders");     // [table, insert, package, loaders]
+    lua_remove(L, -2);                  // [table, insert, loaders]
+    lua_pushinteger(L, 2);              // [table, insert, loaders, 2]
+    lua_pushcfunction(L, search_bundle);// [table, insert, loaders, 2, searcher]
+    lua_call(L, 3, 0);                  // [table]
+    lua_pop(L, 1);
+}
+
+/* jit.opt.start("hotloop=1", "hotexit=1") */
+static void set_jit(lua_State *L, const char *options)
+{
+    lua_getglobal(L, "require");
+    lua_pushstring(L, "jit.opt");
+    lua_call(L, 1, 1);             // [jit.opt]
+    lua_getfield(L, -1, "start");  // [jit.opt, start]
+    int count = 0;
+    for (const char *word = options; *word; count++) {
+        size_t length = strcspn(word, ",");
+        luaL_checkstack(L, 1, "too many JIT options");
+        lua_pushlstring(L, word, length);
+        word += length + (word[length] == ',');
+    }
+    lua_call(L, count, 0);
+    lua_pop(L, 1);
+}
+
+static int open_all(lua_State *L) // [options]
+{
+    const char *options = lua_touserdata(L, 1);
+    luaL_openlibs(L);
+    add_searcher(L);
+    if (options && strcmp(options, "off") == 0)
+        luaJIT_setmode(L, 0, LUAJIT_MODE_ENGINE | LUAJIT_MODE_OFF);
+    else if (options && strcmp(options, "on") != 0)
+        set_jit(L, options);
+    return 0;
+}
+
+lua_State *vm_new(const char *jit, char **error)
+{
+    lua_State *L = luaL_newstate();
+    if (L == NULL) {
+        *error = strdup("cannot create a Lua state");
+        return NULL;
+    }
+    lua_atpanic(L, on_panic);
+    if (lua_cpcall(L, open_all, (void *)jit) != 0) {
+        *error = strdup(lua_tostring(L, -1));
+        lua_close(L);
+        return NULL;
+    }
+    lua_settop(L, 0);
+    lua_pushcfunction(L, traceback);
+    return L;
+}

@@ -1,0 +1,41 @@
+-- Addresses: `{ type = "TCP", host =, port = }`, TCP6, `{ type = "UNIX", path = }`. tostring gives an
+-- endpoint string, and equal addresses are equal.
+
+local address = {}
+
+local Address = {}
+Address.__index = Address
+
+local formats = {
+  TCP = "tcp:%s:%d",
+  TCP6 = "tcp:[%s]:%d",
+}
+
+function Address:__tostring()
+  if self.type == "UNIX" then
+    return "unix:" .. self.path
+  end
+  return formats[self.type]:format(self.host, self.port)
+end
+
+function Address.__eq(a, b)
+  return a.type == b.type and a.host == b.host and a.port == b.port and a.path == b.path
+end
+
+--- An Internet address.
+---@param kind "TCP"|"TCP6"
+---@param host string IPv6 as RFC 5952 says
+---@param port integer
+---@return Address
+function address.inet(kind, host, port)
+  return setmetatable({ type = kind, host = host, port = port }, Address)
+end
+
+--- The address of a Unix socket.
+---@param path string "" for a socket without a name
+---@return Address
+function address.unix(path)
+  return setmetatable({ type = "UNIX", path = path }, Address)
+end
+
+return address

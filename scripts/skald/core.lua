@@ -1,0 +1,81 @@
+-- The C side, by FFI. Exists only inside the host.
+
+local ffi = require "ffi"
+local address = require "skald.address"
+
+local registry = debug.getregistry()
+if not registry["skald.core"] then
+  error("skald.core exists only inside the host", 0)
+end
+
+ffi.cdef((registry["skald.cdef"]:match "/%* cdef begins %*/(.-)/%* cdef ends %*/"))
+
+local C = ffi.C
+
+local core = {
+  C = C,
+  pointer = ffi.cast("struct core *", registry["skald.core"]),
+}
+
+--- The message of a system error, and its name.
+---@param errno integer
+---@return string message
+---@return string name
+function core.errorOf(errno)
+  return ffi.string(C.skald_error_text(errno)), ffi.string(C.skald_error_name(errno))
+end
+
+--- A new buffer for an address, for the functions that fill one in.
+function core.addressBuffer()
+  return ffi.new "struct skald_address"
+end
+
+--- The address that lies in a buffer.
+---@return Address
+function core.addressIn(buffer)
+  local kind, text = ffi.string(buffer.kind), ffi.string(buffer.text)
+  if kind == "UNIX" then
+    return address.unix(text)
+  end
+  return address.inet(kind, text, buffer.port)
+end
+
+--- The bytes of a file inside the program, or nil.
+---@param name string
+---@return string?
+function core.bundled(name)
+  local size = ffi.new "size_t[1]"
+  local data = C.skald_bundled(name, size)
+  if data == nil then
+    return nil
+  end
+  return ffi.string(data, size[0])
+end
+
+--- The names of the files inside the program that begin with `prefix`, without it.
+---@param prefix string
+---@return string[]
+function core.bundledNames(prefix)
+  local names = {}
+  local index = 0
+  while true do
+    local name = C.skald_bundled_name(index)
+    if name == nil then
+      return names
+    end
+    name = ffi.string(name)
+    if name:sub(1, #prefix) == prefix then
+      names[#names + 1] = name:sub(#prefix + 1)
+    end
+    index = index + 1
+  end
+end
+
+--- A handle's place (base/slots.h): small and dense.
+---@param handle number
+---@return integer
+function core.place(handle)
+  return handle % 0x1000000
+end
+
+return core

@@ -1,0 +1,206 @@
+-- Events of the core become callbacks of scripts: the only file that spells their names. Each is
+-- looked up at each event, so that a protocol may change under a living connection. An error goes
+-- up to the core, which logs it once and ends the connection it belongs to.
+
+local class = require "skald.class"
+local core = require "skald.core"
+local protocol = require "skald.protocol"
+local reason = require "skald.reason"
+local timers = require "skald.timers"
+local transport = require "skald.transport"
+
+local ffi = require "ffi"
+local C, pointer = core.C, core.pointer
+local buildByDefault = protocol.Factory.buildProtocol
+local producers = transport.producers
+local newTransport = transport.new
+
+local dispatch = {
+  anchors = transport.anchors,
+  protocols = {}, -- by place
+  ports = {}, -- by the listener's handle
+}
+
+local protocols, ports = dispatch.protocols, dispatch.ports
+local failures = {} -- texts of errors, by place, until the connection is lost
+
+local function build(factory, carrier)
+  if factory.buildProtocol == buildByDefault then
+    return buildByDefault(factory)
+  end
+  local made = factory:buildProtocol(carrier:getPeer())
+  if made == nil then
+    return nil
+  end
+  if type(made) ~= "table" then
+    error(("buildProtocol gave a %s, not a protocol"):format(type(made)), 0)
+  end
+  if made.factory == nil then
+    made.factory = factory
+  end
+  return made
+end
+
+--- A connection was accepted; false refuses it.
+function dispatch.accepted(place, handle, listener)
+  local carrier = newTransport(handle)
+  local made = build(ports[listener].factory, carrier)
+  if made == nil then
+    return false
+  end
+  protocols[place] = made
+  local connect = made.makeConnection or protocol.Protocol.makeConnection
+  connect(made, carrier)
+  return true
+end
+
+--- Bytes came.
+function dispatch.data(place, bytes)
+  local receiver = protocols[place]
+  local received = receiver.dataReceived
+  if received then
+    received(receiver, bytes)
+  end
+end
+
+--- The peer sends no more; false: close, nobody here cares.
+function dispatch.ended(place)
+  local receiver = protocols[place]
+  local ended = receiver.readConnectionLost
+  if ended then
+    ended(receiver)
+    return true
+  end
+  return false
+end
+
+--- What loseWriteConnection asked for is done.
+function dispatch.writeClosed(place)
+  local receiver = protocols[place]
+  local closed = receiver.writeConnectionLost
+  if closed then
+    closed(receiver)
+  end
+end
+
+--- There is room for what a producer has.
+function dispatch.resume(place)
+  local producer = producers[place]
+  producer:resumeProducing()
+end
+
+--- A callback of this connection raised; the reason will say so.
+function dispatch.failed(place, text)
+  failures[place] = text
+end
+
+local function stopProducer(place)
+  local producer = producers[place]
+  if not producer then
+    return
+  end
+  producers[place] = nil
+  if producer.stopProducing then
+    local ok, text = xpcall(producer.stopProducing, debug.traceback, producer)
+    if not ok then
+      C.skald_log(pointer, 3, text, #text)
+    end
+  end
+end
+
+local function makeReason(code, by, errno, failure)
+  local detail, name
+  if failure then
+    detail = failure:match "^[^\n]*"
+  elseif errno ~= 0 then
+    detail, name = core.errorOf(errno)
+  end
+  return reason.new(reason.codes[code], reason.parties[by], detail, name, failure)
+end
+
+-- The transport knows its addresses to the end, and after it.
+local function remember(carrier)
+  if getmetatable(carrier) == getmetatable(newTransport(0)) then
+    carrier.disconnecting = true
+    carrier:getPeer()
+    carrier:getHost()
+  end
+end
+
+--- The connection is over: the last that a protocol hears.
+function dispatch.lost(place, code, by, errno)
+  local receiver = protocols[place]
+  local failure = failures[place]
+  protocols[place] = nil
+  failures[place] = nil
+  if not receiver then
+    return
+  end
+  stopProducer(place)
+  remember(receiver.transport)
+  local lost = receiver.connectionLost
+  if lost then
+    lost(receiver, makeReason(code, by, errno, failure))
+  end
+end
+
+--- A timer is due.
+dispatch.timer = timers.due
+
+--- Starts a command of the program with its words; whether it succeeded.
+function dispatch.start(command, words)
+  return require("skald.program").start(command, words)
+end
+
+--- The loop is about to run.
+function dispatch.running()
+  require("skald.program").running()
+end
+
+--- The last connection is gone.
+function dispatch.stopped()
+  require("skald.program").stopped()
+end
+
+--- A group: a factory's connections, as the core counts them.
+local Group = class.root "Group"
+
+function Group:init()
+  self.handle = C.skald_group_new(pointer)
+  self.guard = newproxy(true)
+  local handle = self.handle
+  getmetatable(self.guard).__gc = function()
+    C.skald_group_release(pointer, handle)
+  end
+end
+
+function Group:count()
+  return C.skald_group_count(pointer, self.handle)
+end
+
+--- The live protocols of now; those that end meanwhile are left out.
+function Group:each()
+  local count = self:count()
+  local handles = ffi.new("double[?]", count)
+  count = C.skald_group_members(pointer, self.handle, handles, count)
+  local i = -1
+  return function()
+    repeat
+      i = i + 1
+    until i >= count or C.skald_is_open(pointer, handles[i])
+    return i < count and protocols[core.place(handles[i])] or nil
+  end
+end
+
+local boundIndex = {}
+for index, name in ipairs(protocol.bounds) do
+  boundIndex[name] = index - 1
+end
+
+function Group:setBound(name, value)
+  C.skald_group_set_bound(pointer, self.handle, boundIndex[name], value)
+end
+
+dispatch.Group = Group
+
+return dispatch

@@ -1,0 +1,128 @@
+-- The reactor: what a script asks of the loop. Its functions are called with a dot, and work with a
+-- colon too.
+
+local class = require "skald.class"
+local core = require "skald.core"
+local program = require "skald.program"
+local protocol = require "skald.protocol"
+local timers = require "skald.timers"
+
+local C, pointer = core.C, core.pointer
+local reactor = {}
+
+-- Drops the reactor where a colon put it in front.
+local function plain(f)
+  return function(first, ...)
+    if first == reactor then
+      return f(...)
+    end
+    return f(first, ...)
+  end
+end
+
+reactor.callLater = plain(timers.later)
+
+--- Seconds of a monotonic clock.
+---@return number
+function reactor.seconds()
+  return C.skald_seconds(pointer)
+end
+
+--- Calls `f(...)` once the host runs; at once where it does.
+reactor.callWhenRunning = plain(function(f, ...)
+  if type(f) ~= "function" then
+    error(("callWhenRunning takes a function, not a %s"):format(type(f)), 2)
+  end
+  program.whenRunning(f, ...)
+end)
+
+--- Stops the host in order.
+function reactor.stop()
+  C.skald_stop(pointer, 0)
+end
+
+--- Does nothing: the host runs.
+function reactor.run() end
+
+local function factoryArgument(name, factory)
+  if type(factory) ~= "table" then
+    error(("%s takes a factory, not a %s"):format(name, type(factory)), 3)
+  end
+  if class.is(factory) and not class.derives(factory, protocol.Factory) then
+    error(("%s takes a factory, not a protocol"):format(name), 3)
+  end
+end
+
+local function options(name, given, known)
+  if given ~= nil and type(given) ~= "table" then
+    error(("%s takes its options as a table, not a %s"):format(name, type(given)), 3)
+  end
+  for key, value in pairs(given or {}) do
+    if not known[key] then
+      error(("%s knows no option '%s'"):format(name, tostring(key)), 3)
+    end
+    if type(value) ~= known[key] then
+      error(("%s: %s takes a %s, not a %s"):format(name, key, known[key], type(value)), 3)
+    end
+  end
+  return given or {}
+end
+
+--- Listens on a TCP port: binds now, accepts once the host runs.
+---@param port integer 0 lets the system choose
+---@param factory table a factory, a Factory class, or a definition
+---@param opts? { interface: string?, backlog: integer? }
+---@return Port? port or nil, message, code (the name of the system's error)
+reactor.listenTCP = plain(function(port, factory, opts)
+  if type(port) ~= "number" or port % 1 ~= 0 or port < 0 or port > 65535 then
+    error(("listenTCP takes a port from 0 to 65535, not %s"):format(tostring(port)), 2)
+  end
+  factoryArgument("listenTCP", factory)
+  opts = options("listenTCP", opts, { interface = "string", backlog = "number" })
+  local host = opts.interface
+  if host and not C.skald_is_address(host) then
+    error(("listenTCP: '%s' is no IP address"):format(host), 2)
+  end
+  return program.listen(factory, {
+    type = "tcp",
+    port = port,
+    interface = host,
+    backlog = opts.backlog,
+  })
+end)
+
+--- Listens on a Unix socket.
+---@param path string
+---@param factory table a factory, a Factory class, or a definition
+---@param opts? { mode: integer?, backlog: integer? } mode as a number, such as tonumber("660", 8)
+---@return Port? port or nil, message, code
+reactor.listenUNIX = plain(function(path, factory, opts)
+  if type(path) ~= "string" or path == "" then
+    error("listenUNIX takes a path", 2)
+  end
+  factoryArgument("listenUNIX", factory)
+  opts = options("listenUNIX", opts, { mode = "number", backlog = "number" })
+  return program.listen(factory, {
+    type = "unix",
+    path = path,
+    mode = opts.mode,
+    backlog = opts.backlog,
+  })
+end)
+
+for _, name in ipairs {
+  "connectTCP",
+  "connectUNIX",
+  "listenSSL",
+  "connectSSL",
+  "listenUDP",
+  "addSystemEventTrigger",
+  "resolve",
+  "spawnProcess",
+} do
+  reactor[name] = function()
+    error(("reactor.%s: not in this version"):format(name), 2)
+  end
+end
+
+return reactor

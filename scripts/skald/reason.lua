@@ -1,0 +1,42 @@
+-- Why a connection ended: `{ code, by, message, errno?, traceback? }`. tostring gives one sentence.
+
+local reason = {}
+
+--- The order of `enum end_code` and `enum end_by` (host/io/loop.h).
+reason.codes = { [0] = "done", "lost", "aborted", "timeout", "limit", "error", "stopped" }
+reason.parties = { [0] = "peer", "local", "host" }
+
+local sentences = {
+  done = { peer = "the peer closed the connection", ["local"] = "the connection was closed" },
+  lost = { peer = "the connection was lost" },
+  aborted = { ["local"] = "the connection was aborted" },
+  timeout = { host = "the connection timed out: nothing moved for too long" },
+  limit = { host = "more output was waiting than maxBuffered allows" },
+  error = { ["local"] = "a callback failed" },
+  stopped = { host = "the host stops" },
+}
+
+local Reason = {}
+Reason.__index = Reason
+
+function Reason:__tostring()
+  return self.message
+end
+
+--- A reason.
+---@param code string
+---@param by string
+---@param detail string? what exactly went wrong
+---@param errno string? the name of a system error
+---@param traceback string?
+---@return Reason
+function reason.new(code, by, detail, errno, traceback)
+  local message = sentences[code][by] or "the connection ended"
+  if detail then
+    message = message .. ": " .. detail
+  end
+  local made = { code = code, by = by, message = message, errno = errno, traceback = traceback }
+  return setmetatable(made, Reason)
+end
+
+return reason

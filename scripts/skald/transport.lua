@@ -1,0 +1,219 @@
+-- The transport of a connection: thin words over the C core. Nothing here waits, and nothing is
+-- sent before the running callback returns, but by `flush` and at the high water.
+
+local bit = require "bit"
+local core = require "skald.core"
+
+local C, pointer = core.C, core.pointer
+local band, rshift = bit.band, bit.rshift
+
+-- From this size on, a string is sent from where Lua holds it; smaller ones are cheaper to copy.
+local REFER = 4096
+
+---@class Transport
+---@field disconnecting boolean true after loseConnection
+local Transport = { disconnecting = false }
+Transport.__index = Transport
+
+local transport = {}
+
+-- Strings that the core refers to, by anchor: the core empties a place when it has sent them.
+transport.anchors = {}
+
+-- Producers by the place of their connection.
+transport.producers = {}
+
+local anchors, producers = transport.anchors, transport.producers
+
+function transport.new(handle)
+  return setmetatable({ handle }, Transport)
+end
+
+-- The writer is not to blame for a producer that raises: that connection fails, and the log has it.
+local function pauseProducer(self)
+  local producer = producers[core.place(self[1])]
+  local ok, message = xpcall(producer.pauseProducing, debug.traceback, producer)
+  if not ok then
+    C.skald_log(pointer, 3, message, #message)
+    C.skald_fail(pointer, self[1])
+  end
+end
+
+local function writeOutcome(self, data, result)
+  if result == -1 then
+    return nil, "closing", "EPIPE"
+  elseif result == -2 then
+    return nil, "closing", "ENOBUFS"
+  end
+  if result > 1 then
+    anchors[rshift(result, 1)] = data
+  end
+  if band(result, 1) == 1 then
+    pauseProducer(self)
+  end
+  return true
+end
+
+--- Queues bytes, to be sent when the running callback returns.
+---@param data string
+---@return boolean? ok true, or nil with "closing" and a code: EPIPE after loseConnection and after
+---the end, ENOBUFS when more than maxBuffered waits (the connection then ends as "limit")
+---@return string? message
+---@return string? code
+function Transport:write(data)
+  if type(data) ~= "string" then
+    error(("write takes a string, not a %s"):format(type(data)), 2)
+  end
+  local result = C.skald_write(pointer, self[1], data, #data, #data >= REFER)
+  if result == 0 then
+    return true
+  end
+  return writeOutcome(self, data, result)
+end
+
+--- Queues a list of strings; answers as `write` does, at the first that is not taken.
+---@param list string[]
+function Transport:writeSequence(list)
+  if type(list) ~= "table" then
+    error(("writeSequence takes a list of strings, not a %s"):format(type(list)), 2)
+  end
+  for i = 1, #list do
+    if type(list[i]) ~= "string" then
+      error(("writeSequence takes strings, but number %d is a %s"):format(i, type(list[i])), 2)
+    end
+  end
+  for i = 1, #list do
+    local ok, message, code = self:write(list[i])
+    if not ok then
+      return nil, message, code
+    end
+  end
+  return true
+end
+
+--- Sends now what is queued, as far as the kernel takes it.
+function Transport:flush()
+  C.skald_flush(pointer, self[1])
+end
+
+--- Stops reading, sends everything queued (a registered producer finishes first), then closes.
+function Transport:loseConnection()
+  self.disconnecting = true
+  C.skald_close(pointer, self[1])
+end
+
+--- Drops what is queued and resets the connection.
+function Transport:abortConnection()
+  self.disconnecting = true
+  C.skald_abort(pointer, self[1])
+end
+
+--- Sends what is queued, then our FIN; reading goes on. `writeConnectionLost` follows.
+function Transport:loseWriteConnection()
+  C.skald_close_write(pointer, self[1])
+end
+
+--- Stops reading.
+function Transport:pauseProducing()
+  C.skald_pause(pointer, self[1])
+end
+
+--- Reads again.
+function Transport:resumeProducing()
+  C.skald_resume(pointer, self[1])
+end
+
+Transport.stopProducing = Transport.loseConnection
+
+--- Registers who writes here, so that it is told when to pause and when there is room.
+---@param producer table with resumeProducing, stopProducing and, for streaming, pauseProducing
+---@param streaming boolean true: it writes by itself, is paused above highWater and resumed at
+---lowWater; false: it writes once at each resumeProducing, which comes when the queue is empty
+---@return boolean? ok nil, "closing", code when the connection is gone (the producer is stopped)
+function Transport:registerProducer(producer, streaming)
+  local needed = streaming and { "pauseProducing", "resumeProducing" } or { "resumeProducing" }
+  if type(producer) ~= "table" then
+    error(("registerProducer takes a producer, not a %s"):format(type(producer)), 2)
+  end
+  for _, method in ipairs(needed) do
+    if type(producer[method]) ~= "function" then
+      error(("registerProducer: the producer has no %s"):format(method), 2)
+    end
+  end
+  local place = core.place(self[1])
+  if not C.skald_is_open(pointer, self[1]) then
+    if producer.stopProducing then
+      producer:stopProducing()
+    end
+    return nil, "closing", "EPIPE"
+  end
+  if producers[place] then
+    error("registerProducer: a producer is registered already", 2)
+  end
+  producers[place] = producer
+  C.skald_set_producer(pointer, self[1], streaming and 1 or 2)
+  return true
+end
+
+--- The producer is done.
+function Transport:unregisterProducer()
+  if C.skald_is_open(pointer, self[1]) then
+    producers[core.place(self[1])] = nil
+    C.skald_set_producer(pointer, self[1], 0)
+  end
+end
+
+--- Bytes queued and not yet taken by the kernel.
+---@return integer
+function Transport:bufferedAmount()
+  return C.skald_buffered(pointer, self[1])
+end
+
+local buffer = core.addressBuffer()
+
+local function look(self, which, field)
+  if not self[field] and which(pointer, self[1], buffer) == 0 then
+    self[field] = core.addressIn(buffer)
+  end
+  return self[field]
+end
+
+--- The peer's address.
+---@return Address
+function Transport:getPeer()
+  return look(self, C.skald_peer, "peer")
+end
+
+--- Our own address.
+---@return Address
+function Transport:getHost()
+  return look(self, C.skald_host, "host")
+end
+
+local function outcome(errno)
+  if errno == 0 then
+    return true
+  end
+  return nil, core.errorOf(errno)
+end
+
+--- Whether small writes are sent at once (they are, unless turned off). No effect but on TCP.
+---@param on boolean
+function Transport:setTcpNoDelay(on)
+  return outcome(C.skald_set_nodelay(pointer, self[1], on and true or false))
+end
+
+--- Whether a silent peer is probed, after and each so many seconds. No effect but on TCP.
+---@param on boolean
+---@param seconds integer? the system's when not given
+function Transport:setTcpKeepAlive(on, seconds)
+  return outcome(C.skald_set_keepalive(pointer, self[1], on and true or false, seconds or 0))
+end
+
+for _, name in ipairs { "pipe", "sendFile", "startTLS" } do
+  Transport[name] = function()
+    error(("transport:%s: not in this version"):format(name), 2)
+  end
+end
+
+return transport
