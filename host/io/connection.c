@@ -92,7 +92,8 @@ static bool is_acknowledged(const struct connection *connection)
 static bool discard(struct connection *connection)
 {
     struct loop *loop = connection_loop(connection);
-    ssize_t n = connection->ops->read(connection, loop->buffer, sizeof loop->buffer);
+    char *buffer = loop->events->buffer(loop->context);
+    ssize_t n = connection->ops->read(connection, buffer, READ_SIZE);
     return n > 0 || n == -EAGAIN;
 }
 
@@ -251,13 +252,14 @@ void connection_settle(struct connection *connection)
 static void on_readable(struct connection *connection)
 {
     struct loop *loop = connection_loop(connection);
-    ssize_t n = connection->ops->read(connection, loop->buffer, sizeof loop->buffer);
+    char *buffer = loop->events->buffer(loop->context);
+    ssize_t n = connection->ops->read(connection, buffer, READ_SIZE);
     if (n == -EAGAIN)
         return;
     if (n > 0) {
         connection->active = connection_clock(connection);
         trace(connection, "data");
-        loop->events->data(loop->context, connection, loop->buffer, (size_t)n);
+        loop->events->data(loop->context, connection, (size_t)n);
         return;
     }
     connection_dirty(connection);

@@ -17,7 +17,6 @@
 #include <uv.h>
 
 enum {
-    READ_SIZE = 65536,
     ACCEPT_BATCH = 64,
     LINGER_MS = 5000,
     CONNECTION_MAGIC = 0x736b636e,
@@ -48,7 +47,6 @@ struct loop {
     bool settling;
     bool draining;
     bool trace;
-    char buffer[READ_SIZE];
 };
 
 /* What a connection is doing. Flags, since most of them combine. */

@@ -4,12 +4,16 @@
 
 #include "base/slots.h"
 #include "io/loop.h"
+#include "lua/allocator.h"
 
 #include <lua.h>
 #include <stdbool.h>
 
 struct core {
     lua_State *L; /* owns */
+    struct allocator allocator;
+    int gc_limit;    /* KB that Lua may hold before a collection begins */
+    bool collecting; /* one is under way, in steps */
     struct loop *loop;
     const struct log *log;
     struct slots timers; /* callLater's; owns them */

@@ -97,10 +97,16 @@ static enum accept_result on_accepted(void *context, struct connection *connecti
     return taken ? ACCEPT_TAKEN : ACCEPT_REFUSED;
 }
 
-static void on_data(void *context, struct connection *connection, const char *data, size_t length)
+static char *on_buffer(void *context)
 {
-    lua_State *L = begin(context, DATA, connection);
-    lua_pushlstring(L, data, length);
+    struct core *core = context;
+    return allocator_buffer(&core->allocator);
+}
+
+static void on_data(void *context, struct connection *connection, size_t length)
+{
+    begin(context, DATA, connection);
+    vm_push_read(context, length);
     call_for(context, connection, 2, 0);
 }
 
@@ -144,6 +150,7 @@ static void on_settled(void *context)
         lua_pushnil(core->L);
         lua_rawseti(core->L, ANCHORS, (int)anchor);
     }
+    vm_tend(core);
     if (core->stop_wanted && core->on_stop) {
         void (*on_stop)(struct core *core) = core->on_stop;
         core->on_stop = NULL;
@@ -153,6 +160,7 @@ static void on_settled(void *context)
 
 const struct loop_events dispatch_events = {
     .accepted = on_accepted,
+    .buffer = on_buffer,
     .data = on_data,
     .ended = on_ended,
     .write_closed = on_write_closed,
@@ -208,6 +216,7 @@ bool dispatch_start(struct core *core, const char *command, char **words, int co
 
 void dispatch_running(struct core *core)
 {
+    vm_collect(core); // what loading left
     lua_pushvalue(core->L, RUNNING);
     call(core, 0);
     loop_settle(core->loop);
@@ -222,5 +231,7 @@ void dispatch_stopped(struct core *core)
 
 double dispatch_memory(struct core *core)
 {
+    vm_collect(core);
+    loop_settle(core->loop);
     return lua_gc(core->L, LUA_GCCOUNT, 0);
 }

@@ -17,7 +17,7 @@ bool dispatch_start(struct core *core, const char *command, char **words, int co
 void dispatch_running(struct core *core);
 void dispatch_stopped(struct core *core);
 
-/* Kilobytes that Lua holds, after as much collection as asked for. */
+/* Kilobytes that live, by a full collection. */
 double dispatch_memory(struct core *core);
 
 #endif

@@ -120,20 +120,83 @@ static int open_all(lua_State *L) // [options]
     return 0;
 }
 
-lua_State *vm_new(const char *jit, char **error)
+bool vm_open(struct core *core, const char *jit, char **error)
 {
     lua_State *L = luaL_newstate();
     if (L == NULL) {
         *error = strdup("cannot create a Lua state");
-        return NULL;
+        return false;
     }
+    core->L = L;
     lua_atpanic(L, on_panic);
+    allocator_attach(&core->allocator, L);
     if (lua_cpcall(L, open_all, (void *)jit) != 0) {
         *error = strdup(lua_tostring(L, -1));
-        lua_close(L);
-        return NULL;
+        return false;
     }
     lua_settop(L, 0);
     lua_pushcfunction(L, traceback);
-    return L;
+    return true;
+}
+
+void vm_close(struct core *core)
+{
+    if (core->L)
+        lua_close(core->L);
+    core->L = NULL;
+    allocator_free(&core->allocator);
+}
+
+/* --- collection ----------------------------------------------------------------------------- */
+
+enum {
+    GC_ROOM = 1536, /* KB of garbage that are worth a collection of even the smallest heap */
+    GC_STEP = 16,   /* KB of debt: with the usual multiplier, about 30 us of work */
+    GC_PAUSE = 200, /* LuaJIT's own, for a collection that a single callback runs into */
+};
+
+/* Lets LuaJIT collect by itself only when a single callback goes far over the limit. */
+static void set_backstop(struct core *core)
+{
+    int held = lua_gc(core->L, LUA_GCCOUNT, 0) + 1;
+    int backstop = core->gc_limit + core->gc_limit / 4;
+    lua_gc(core->L, LUA_GCSETPAUSE, backstop * 100 / held);
+    lua_gc(core->L, LUA_GCRESTART, -1);
+    lua_gc(core->L, LUA_GCSETPAUSE, GC_PAUSE);
+}
+
+/* What is held now is what lives. */
+static void set_limit(struct core *core)
+{
+    int live = lua_gc(core->L, LUA_GCCOUNT, 0);
+    core->collecting = false;
+    core->gc_limit = live + (live > GC_ROOM ? live : GC_ROOM);
+    set_backstop(core);
+}
+
+void vm_collect(struct core *core)
+{
+    lua_gc(core->L, LUA_GCCOLLECT, 0);
+    lua_gc(core->L, LUA_GCCOLLECT, 0); /* what finalizers let go of */
+    set_limit(core);
+}
+
+void vm_tend(struct core *core)
+{
+    if (!core->collecting && lua_gc(core->L, LUA_GCCOUNT, 0) < core->gc_limit)
+        return;
+    core->collecting = true;
+    if (lua_gc(core->L, LUA_GCSTEP, GC_STEP))
+        set_limit(core);
+}
+
+void vm_push_read(struct core *core, size_t length)
+{
+    allocator_push(&core->allocator, core->L, length);
+    if (length < ALLOCATOR_LEAST)
+        return;
+    if (core->collecting)
+        lua_gc(core->L, LUA_GCRESTART, 0);
+    else
+        set_backstop(core);
 }

@@ -4,9 +4,10 @@
 
 #include "lua/core.h"
 
-/* Opens the libraries and the bundle, sets the JIT ("off", "on", or options as luajit -O takes
- * them; NULL: as it comes). NULL with *error set (the caller frees it) where that fails. */
-lua_State *vm_new(const char *jit, char **error);
+/* Creates core->L: opens the libraries and the bundle, sets the JIT ("off", "on", or options as luajit -O takes
+ * them; NULL: as it comes). False with *error set (the caller frees it) where that fails. */
+bool vm_open(struct core *core, const char *jit, char **error);
+void vm_close(struct core *core);
 
 /* The traceback handler lies in this stack slot for the life of the state. */
 enum { VM_HANDLER = 1 };
@@ -17,7 +18,18 @@ int vm_call(lua_State *L, int arguments, int results);
 /* require(name), leaving the module on top; as vm_call. */
 int vm_require(lua_State *L, const char *name);
 
-/* How LuaJIT calls itself, and whether its compiler is on. */
+/* Collects everything, now. */
+void vm_collect(struct core *core);
+
+/* To be called after each event: once Lua holds much more than what lives, collects in bounded
+ * steps. Left to itself LuaJIT collects by the number of allocations, whatever their size: too
+ * often in a small heap, and far too late where strings are large. */
+void vm_tend(struct core *core);
+
+/* Pushes the first `length` bytes of core->allocator's buffer as a string. */
+void vm_push_read(struct core *core, size_t length);
+
+/* How LuaJIT calls itself. */
 const char *vm_version(void);
 
 #endif

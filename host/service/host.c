@@ -98,15 +98,13 @@ static void on_census(uv_signal_t *signal, int number)
     struct host *host = signal->data;
     struct loop_census census;
     (void)number;
-    lua_gc(host->core.L, LUA_GCCOLLECT, 0);
-    lua_gc(host->core.L, LUA_GCCOLLECT, 0);
-    loop_settle(host->core.loop);
+    double memory = dispatch_memory(&host->core);
     loop_census(host->core.loop, &census);
     log_write(&host->log, LOG_INFO,
               "alive: %u connections, %u lingering, %u listeners, %u groups, %u timers, "
               "%u anchors, %.0f KB of Lua",
               census.connections, census.lingering, census.listeners, census.groups, census.timers,
-              census.anchors, dispatch_memory(&host->core));
+              census.anchors, memory);
 }
 
 /* Unreferenced: they do not keep the loop alive while it closes. */
@@ -147,8 +145,7 @@ static bool host_open(struct host *host, int *status)
         return false;
     }
     signals_open(host);
-    host->core.L = vm_new(host->options->jit, &error);
-    if (host->core.L == NULL) {
+    if (!vm_open(&host->core, host->options->jit, &error)) {
         fprintf(stderr, "skald: --jit=%s: %s\n", host->options->jit, error);
         free(error);
         *status = 2;
@@ -180,8 +177,7 @@ static void host_close(struct host *host)
     signals_close(host);
     core_timers_free(core);
     int handles = loop_close(core->loop);
-    if (core->L)
-        lua_close(core->L);
+    vm_close(core);
     loop_census(core->loop, &census);
     report_leftovers(host, &census, handles);
     loop_free(core->loop);

@@ -1,0 +1,162 @@
+/* Lua's memory: LuaJIT's own allocator, but for blocks of the size of a full read. */
+#include "lua/allocator.h"
+
+#include "base/memory.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    HEADER_MOST = 64, /* of a string of any LuaJIT */
+    BLOCK = ALLOCATOR_READ + HEADER_MOST,
+    SPARES = 32,
+    ROUNDING = 8, /* LuaJIT rounds the size of a string up to less than this more */
+};
+
+struct allocator_block {
+    union {
+        struct allocator_block *next; /* of the spare ones */
+        char bytes[BLOCK];
+        max_align_t aligned;
+    };
+};
+
+static bool is_block(size_t size)
+{
+    return size > ALLOCATOR_LEAST && size <= BLOCK;
+}
+
+static struct allocator_block *block_take(struct allocator *allocator)
+{
+    struct allocator_block *block = allocator->spare;
+    if (block == NULL)
+        return malloc(sizeof *block);
+    allocator->spare = block->next;
+    allocator->spares--;
+    return block;
+}
+
+static void block_put(struct allocator *allocator, struct allocator_block *block)
+{
+    if (allocator->spares == SPARES) {
+        free(block);
+        return;
+    }
+    block->next = allocator->spare;
+    allocator->spare = block;
+    allocator->spares++;
+}
+
+static void *block_new(struct allocator *allocator, size_t size)
+{
+    struct allocator_block *block = allocator->current;
+    if (allocator->expected == 0 || size - allocator->expected >= ROUNDING)
+        return block_take(allocator);
+    allocator->expected = 0;
+    allocator->current = NULL;
+    return block;
+}
+
+static void release(struct allocator *allocator, void *old, size_t size)
+{
+    if (is_block(size))
+        block_put(allocator, old);
+    else
+        allocator->small(allocator->small_context, old, size, 0);
+}
+
+static void *obtain(struct allocator *allocator, size_t size)
+{
+    if (is_block(size))
+        return block_new(allocator, size);
+    return allocator->small(allocator->small_context, NULL, 0, size);
+}
+
+static void *move(struct allocator *allocator, void *old, size_t old_size, size_t size)
+{
+    void *new = obtain(allocator, size);
+    if (new == NULL)
+        return NULL;
+    memcpy(new, old, old_size < size ? old_size : size);
+    release(allocator, old, old_size);
+    return new;
+}
+
+/* A lua_Alloc. The size of what is freed or moved tells where it came from. */
+static void *allocate(void *context, void *old, size_t old_size, size_t size)
+{
+    struct allocator *allocator = context;
+    if (old == NULL)
+        return size ? obtain(allocator, size) : NULL;
+    if (size == 0) {
+        release(allocator, old, old_size);
+        return NULL;
+    }
+    if (is_block(old_size) || is_block(size))
+        return move(allocator, old, old_size, size);
+    return allocator->small(allocator->small_context, old, old_size, size);
+}
+
+/* Where the bytes of a string lie behind the start of its block: LuaJIT does not say, so look. */
+static size_t find_header(struct allocator *allocator, lua_State *L)
+{
+    struct allocator_block *block = block_take(allocator);
+    if (block == NULL)
+        abort();
+    memset(block, 'x', sizeof *block);
+    block_put(allocator, block);
+    char *sample = memory_new(ALLOCATOR_READ);
+    lua_pushlstring(L, sample, ALLOCATOR_READ);
+    size_t header = (size_t)(lua_tostring(L, -1) - block->bytes);
+    lua_pop(L, 1);
+    free(sample);
+    return header;
+}
+
+void allocator_attach(struct allocator *allocator, lua_State *L)
+{
+    allocator->small = lua_getallocf(L, &allocator->small_context);
+    lua_setallocf(L, allocate, allocator);
+    allocator->header = find_header(allocator, L);
+}
+
+void allocator_free(struct allocator *allocator)
+{
+    while (allocator->spare)
+        free(block_take(allocator));
+    free(allocator->current);
+    allocator->current = NULL;
+}
+
+char *allocator_buffer(struct allocator *allocator)
+{
+    if (allocator->current == NULL)
+        allocator->current = block_take(allocator);
+    if (allocator->current == NULL)
+        abort();
+    return allocator->current->bytes + allocator->header;
+}
+
+/* The allocation that Lua makes for this string gets the block where its bytes lie already; the
+ * copy that follows is onto itself, which memcpy sees. LuaJIT clears the string's last word before
+ * it copies, so the tail is put back. A finalizer could allocate in between: the collector rests. */
+static void push_in_place(struct allocator *allocator, lua_State *L, char *bytes, size_t length)
+{
+    char tail[ROUNDING];
+    memcpy(tail, bytes + length - sizeof tail, sizeof tail);
+    lua_gc(L, LUA_GCSTOP, 0);
+    allocator->expected = allocator->header + length + 1;
+    lua_pushlstring(L, bytes, length);
+    allocator->expected = 0;
+    if (lua_tostring(L, -1) == bytes)
+        memcpy(bytes + length - sizeof tail, tail, sizeof tail);
+}
+
+void allocator_push(struct allocator *allocator, lua_State *L, size_t length)
+{
+    char *bytes = allocator_buffer(allocator);
+    if (length >= ALLOCATOR_LEAST)
+        push_in_place(allocator, L, bytes, length);
+    else
+        lua_pushlstring(L, bytes, length);
+}

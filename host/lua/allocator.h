@@ -1,0 +1,39 @@
+/* Lua's memory: LuaJIT's own allocator, but for blocks of the size of a full read, which are kept
+ * for the next one. What the socket is read into lies where such a block puts the bytes of a
+ * string: a full read becomes a string without being copied. */
+#ifndef SKALD_LUA_ALLOCATOR_H
+#define SKALD_LUA_ALLOCATOR_H
+
+#include <lua.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+enum {
+    ALLOCATOR_READ = 65536, /* bytes of a full read */
+    ALLOCATOR_LEAST = 32768, /* smaller strings are cheaper to copy */
+};
+
+struct allocator_block;
+
+struct allocator {
+    lua_Alloc small; /* LuaJIT's own, with its context */
+    void *small_context;
+    struct allocator_block *spare; /* owns; the last one freed comes first: it is in the cache */
+    unsigned spares;
+    struct allocator_block *current; /* owns; what is being read into */
+    size_t header;                   /* bytes before those of a string */
+    size_t expected;                 /* size of the string that `current` is to become, or 0 */
+};
+
+/* Takes over a new state's allocations; the allocator must outlive the state. */
+void allocator_attach(struct allocator *allocator, lua_State *L);
+void allocator_free(struct allocator *allocator);
+
+/* ALLOCATOR_READ bytes to read into; valid until the next call of either. */
+char *allocator_buffer(struct allocator *allocator);
+
+/* Pushes the first `length` bytes of the buffer as a string; no collection runs meanwhile, and for
+ * a length from ALLOCATOR_LEAST on the caller must let it run again (lua_gc). */
+void allocator_push(struct allocator *allocator, lua_State *L, size_t length);
+
+#endif
