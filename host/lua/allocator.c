@@ -9,7 +9,7 @@
 enum {
     HEADER_MOST = 64, /* of a string of any LuaJIT */
     BLOCK = ALLOCATOR_READ + HEADER_MOST,
-    SPARES = 32,
+    SPARES = 48,
     ROUNDING = 8, /* LuaJIT rounds the size of a string up to less than this more */
 };
 

@@ -10,6 +10,8 @@ end
 
 ffi.cdef((registry["skald.cdef"]:match "/%* cdef begins %*/(.-)/%* cdef ends %*/"))
 
+registry["skald.cdef"] = nil
+
 local C = ffi.C
 
 local core = {

@@ -147,9 +147,16 @@ end
 --- A timer is due.
 dispatch.timer = timers.due
 
+-- Needed to start, and not after: what is not there need not be collected around.
+local startOnly = { "skald.launch", "skald.check", "skald.endpoints", "skald.loader" }
+
 --- Starts a command of the program with its words; whether it succeeded.
 function dispatch.start(command, words)
-  return require("skald.program").start(command, words)
+  local ok = require("skald.launch").start(command, words)
+  for _, name in ipairs(startOnly) do
+    package.loaded[name] = nil
+  end
+  return ok
 end
 
 --- The loop is about to run.

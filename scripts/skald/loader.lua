@@ -4,7 +4,10 @@
 
 local loader = {}
 
-local libraries = { "string", "table", "math", "os", "io", "coroutine", "debug", "bit", "jit", "package" }
+local libraries = {}
+for name in ("string table math os io coroutine debug bit jit package"):gmatch "%a+" do
+  libraries[name] = true
+end
 
 ---@class Service
 local Service = {}
@@ -101,18 +104,24 @@ local function requirer(self)
   end
 end
 
-local function makeEnvironment(self)
-  local environment = {}
-  for _, name in ipairs(libraries) do
-    local copy = {}
-    for key, value in pairs(_G[name]) do
-      copy[key] = value
-    end
-    environment[name] = copy
+-- The copy of a library is made when the script first names it.
+local function lookUp(environment, name)
+  local value = _G[name]
+  if not libraries[name] then
+    return value
   end
+  local copy = {}
+  for key, item in pairs(value) do
+    copy[key] = item
+  end
+  rawset(environment, name, copy)
+  return copy
+end
+
+local function makeEnvironment(self)
+  local environment = { require = requirer(self) }
   environment._G = environment
-  environment.require = requirer(self)
-  return setmetatable(environment, { __index = _G })
+  return setmetatable(environment, { __index = lookUp })
 end
 
 local function baseName(path)
@@ -148,7 +157,7 @@ end
 ---@return string[]
 function Service:warnings()
   local list = {}
-  for key in pairs(self.environment.string) do
+  for key in pairs(rawget(self.environment, "string") or {}) do
     if string[key] == nil then
       list[#list + 1] = ("%s: string.%s is not seen by s:%s()"):format(self.file, key, key)
     end

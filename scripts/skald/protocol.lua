@@ -77,7 +77,7 @@ function Factory:each()
 end
 
 --- Changes one of its bounds at run time.
----@param name string maxConnections, maxConnectionsPerPeer, idleTimeout, closeTimeout, highWater, lowWater or maxBuffered
+---@param name string one of `protocol.bounds`
 ---@param value number seconds, bytes or connections; 0 lifts maxConnections, maxConnectionsPerPeer and idleTimeout
 function Factory:setBound(name, value)
   local problem = protocol.boundProblem(name, value)
@@ -117,7 +117,7 @@ function protocol.boundProblem(name, value)
   if not isBound[name] then
     return ("no bound is called '%s' (%s)"):format(tostring(name), table.concat(protocol.bounds, ", "))
   end
-  if type(value) ~= "number" or not (value >= 0) then
+  if type(value) ~= "number" or value < 0 or value ~= value then
     return ("%s takes a number from 0, not %s"):format(name, tostring(value))
   end
   return nil
