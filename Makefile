@@ -19,8 +19,8 @@ C_TESTS := $(basename $(notdir $(wildcard tests/host/*_test.c)))
 
 WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
 CPPFLAGS_ALL = -Ihost -D_GNU_SOURCE -DSKALD_VERSION='"$(VERSION)"' $(shell pkg-config --cflags luajit libuv) $(CPPFLAGS)
-CFLAGS_ALL = -std=c11 -pthread -fvisibility=hidden $(WARNINGS) $(VARIANT_FLAGS) $(CFLAGS)
-LDFLAGS_ALL = -rdynamic -pthread $(VARIANT_FLAGS) $(LDFLAGS)
+CFLAGS_ALL = -std=c11 -fvisibility=hidden $(WARNINGS) $(VARIANT_FLAGS) $(CFLAGS)
+LDFLAGS_ALL = -rdynamic $(VARIANT_FLAGS) $(LDFLAGS)
 LIBS = $(shell pkg-config --libs luajit libuv) -ldl -lm
 
 # Each variant builds in a folder of its own, so that objects never mix.

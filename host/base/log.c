@@ -32,8 +32,8 @@ static size_t head_format(char *head, size_t size, enum log_level level)
     clock_gettime(CLOCK_REALTIME, &now);
     gmtime_r(&now.tv_sec, &utc);
     size_t n = strftime(head, size, "%Y-%m-%dT%H:%M:%S", &utc);
-    int more = snprintf(head + n, size - n, ".%03ldZ %s ", now.tv_nsec / 1000000,
-                        level_names[level]);
+    int more =
+        snprintf(head + n, size - n, ".%03ldZ %s ", now.tv_nsec / 1000000, level_names[level]);
     return n + (size_t)more;
 }
 

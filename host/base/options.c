@@ -66,12 +66,15 @@ static const struct {
     int words;
     bool here;
 } commands[] = {
-    {"run", 1, true},     {"check", 1, true},  {"help", 0, true},    {"version", 0, true},
-    {"reload", 0, false}, {"load", 0, false},  {"unload", 0, false}, {"status", 0, false},
-    {"stop", 0, false},   {"test", 0, false},  {"new", 0, false},
+    {"run", 1, true},     {"check", 1, true}, {"help", 0, true},    {"version", 0, true},
+    {"reload", 0, false}, {"load", 0, false}, {"unload", 0, false}, {"status", 0, false},
+    {"stop", 0, false},   {"test", 0, false}, {"new", 0, false},
 };
 
-enum { SETTINGS = sizeof settings / sizeof *settings, COMMANDS = sizeof commands / sizeof *commands };
+enum {
+    SETTINGS = sizeof settings / sizeof *settings,
+    COMMANDS = sizeof commands / sizeof *commands
+};
 
 /* "--grace=5" and "--grace 5"; how many words were used, 0 on failure. */
 static int parse_setting(const struct parse *parse, char **argv)

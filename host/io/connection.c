@@ -228,7 +228,8 @@ void connection_settle(struct connection *connection)
 {
     if (connection->flags & C_LOST)
         return;
-    int error = connection->flags & (C_DROPPING | C_RESET | C_BROKEN) ? 0 : output_flush(connection);
+    int error =
+        connection->flags & (C_DROPPING | C_RESET | C_BROKEN) ? 0 : output_flush(connection);
     if (error < 0)
         connection_end(connection, C_BROKEN, END_LOST, BY_PEER, -error);
     if (connection->flags & (C_DROPPING | C_RESET | C_BROKEN)) {
@@ -333,8 +334,8 @@ static void on_poll(uv_poll_t *poll, int status, int events)
 
 void connection_watch(struct connection *connection)
 {
-    int interest = (wants_input(connection) ? UV_READABLE : 0) |
-                   (wants_output(connection) ? UV_WRITABLE : 0);
+    int interest =
+        (wants_input(connection) ? UV_READABLE : 0) | (wants_output(connection) ? UV_WRITABLE : 0);
     if (interest == connection->interest)
         return;
     connection->interest = (uint8_t)interest;
@@ -465,7 +466,8 @@ int connection_set_keepalive(struct connection *connection, bool on, unsigned se
 
 /* --- who ------------------------------------------------------------------------------------ */
 
-static int unix_name(int fd, int (*get)(int, struct sockaddr *, socklen_t *), char *path, size_t size)
+static int unix_name(int fd, int (*get)(int, struct sockaddr *, socklen_t *), char *path,
+                     size_t size)
 {
     struct sockaddr_un name = {0};
     socklen_t length = sizeof name;

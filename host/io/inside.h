@@ -76,8 +76,8 @@ struct connection {
     uint32_t flags;
     uint64_t handle; /* 0 once lost */
     const struct transport_ops *ops;
-    struct group *group;         /* holds */
-    struct connection *next;     /* in the group's list, until its socket is closed */
+    struct group *group;     /* holds */
+    struct connection *next; /* in the group's list, until its socket is closed */
     struct connection *previous;
     struct connection *dirty_next;
     struct chunk_queue out;
@@ -126,7 +126,7 @@ void connection_end(struct connection *connection, enum connection_flag how, enu
 void connection_settle(struct connection *connection);
 void connection_dirty(struct connection *connection);
 void connection_watch(struct connection *connection);
-void connection_arm(struct connection *connection); /* the deadline that its state asks for */
+void connection_arm(struct connection *connection);  /* the deadline that its state asks for */
 void connection_drop(struct connection *connection); /* closes the socket, now */
 void connection_stop(struct connection *connection); /* the host stops */
 void connection_refuse(struct connection *connection);

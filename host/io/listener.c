@@ -16,9 +16,9 @@
 #include <unistd.h>
 
 enum {
-    PACE_MS = 100,         /* between two tries while descriptors are short */
-    PATIENCE = 10,         /* tries before those who wait are refused instead */
-    MOST_REFUSING = 64,    /* refused sockets that may linger at a time */
+    PACE_MS = 100,      /* between two tries while descriptors are short */
+    PATIENCE = 10,      /* tries before those who wait are refused instead */
+    MOST_REFUSING = 64, /* refused sockets that may linger at a time */
 };
 
 /* Owned by the loop until uv_close's callback frees it. */
@@ -48,8 +48,7 @@ struct listener *listener_find(struct loop *loop, uint64_t handle)
     return slots_find(&loop->listeners, handle);
 }
 
-int listener_host(const struct listener *listener, struct address *address, char *path,
-                  size_t size)
+int listener_host(const struct listener *listener, struct address *address, char *path, size_t size)
 {
     return socket_host(listener->fd, address, path, size);
 }
@@ -71,8 +70,7 @@ static void refuse(struct listener *listener, int fd, const struct address *peer
 static void take(struct listener *listener, int fd, const struct address *peer)
 {
     struct loop *loop = listener_loop(listener);
-    struct connection *connection =
-        connection_new(loop, listener->group, listener->ops, fd, peer);
+    struct connection *connection = connection_new(loop, listener->group, listener->ops, fd, peer);
     if (connection == NULL) {
         close(fd);
         return;

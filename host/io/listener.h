@@ -11,8 +11,8 @@ struct listener;
 struct transport_ops;
 
 /* Each binds and listens, without accepting yet; the handle goes to *handle. 0 or -errno. */
-int listener_tcp(struct loop *loop, struct group *group, const struct address *address,
-                 int backlog, uint64_t *handle);
+int listener_tcp(struct loop *loop, struct group *group, const struct address *address, int backlog,
+                 uint64_t *handle);
 /* A socket file that nobody listens on any more is replaced; mode is applied before listening. */
 int listener_unix(struct loop *loop, struct group *group, const char *path, unsigned mode,
                   int backlog, uint64_t *handle);

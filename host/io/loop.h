@@ -38,7 +38,7 @@ struct loop_events {
     void (*data)(void *context, struct connection *connection, size_t length); /* in the buffer */
     bool (*ended)(void *context, struct connection *connection); /* the peer's FIN; false: close */
     void (*write_closed)(void *context, struct connection *connection); /* our FIN is sent */
-    void (*resume)(void *context, struct connection *connection); /* room for its producer */
+    void (*resume)(void *context, struct connection *connection);       /* room for its producer */
     void (*lost)(void *context, struct connection *connection, const struct end *end);
     void (*settled)(void *context); /* all that the last callbacks asked for is done */
 };

@@ -59,7 +59,8 @@ static bool accepts(const struct connection *connection)
     return true;
 }
 
-/* Above the high water the kernel is asked once, at the crossing; then only a push producer helps. */
+/* Above the high water the kernel is asked once, at the crossing; then only a push producer helps.
+ */
 static enum write_result cross_high_water(struct connection *connection, size_t before)
 {
     uint64_t high = connection->group->high_water;

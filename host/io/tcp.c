@@ -51,8 +51,8 @@ static int prepare(int fd, int family)
     return error;
 }
 
-int listener_tcp(struct loop *loop, struct group *group, const struct address *address,
-                 int backlog, uint64_t *handle)
+int listener_tcp(struct loop *loop, struct group *group, const struct address *address, int backlog,
+                 uint64_t *handle)
 {
     struct sockaddr_storage name;
     socklen_t length = address_to_kernel(address, &name);

@@ -31,8 +31,8 @@ static bool is_stale(const struct sockaddr_un *name)
     int fd = stream_socket();
     if (fd < 0)
         return false;
-    bool stale = connect(fd, (const struct sockaddr *)name, sizeof *name) < 0 &&
-                 errno == ECONNREFUSED;
+    bool stale =
+        connect(fd, (const struct sockaddr *)name, sizeof *name) < 0 && errno == ECONNREFUSED;
     close(fd);
     return stale;
 }

@@ -139,7 +139,8 @@ char *allocator_buffer(struct allocator *allocator)
 
 /* The allocation that Lua makes for this string gets the block where its bytes lie already; the
  * copy that follows is onto itself, which memcpy sees. LuaJIT clears the string's last word before
- * it copies, so the tail is put back. A finalizer could allocate in between: the collector rests. */
+ * it copies, so the tail is put back. A finalizer could allocate in between: the collector rests.
+ */
 static void push_in_place(struct allocator *allocator, lua_State *L, char *bytes, size_t length)
 {
     char tail[ROUNDING];

@@ -9,7 +9,7 @@
 #include <stddef.h>
 
 enum {
-    ALLOCATOR_READ = 65536, /* bytes of a full read */
+    ALLOCATOR_READ = 65536,  /* bytes of a full read */
     ALLOCATOR_LEAST = 32768, /* smaller strings are cheaper to copy */
 };
 

@@ -51,8 +51,8 @@ int skald_set_keepalive(struct core *core, double connection, bool on, unsigned 
 bool skald_is_address(const char *host);
 int skald_listen_tcp(struct core *core, double group, const char *host, int port, int backlog,
                      double *listener);
-int skald_listen_unix(struct core *core, double group, const char *path, unsigned mode,
-                      int backlog, double *listener);
+int skald_listen_unix(struct core *core, double group, const char *path, unsigned mode, int backlog,
+                      double *listener);
 int skald_accept(struct core *core, double listener);
 void skald_unlisten(struct core *core, double listener);
 int skald_listener_host(struct core *core, double listener, struct skald_address *address);

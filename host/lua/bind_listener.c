@@ -49,8 +49,8 @@ int skald_listen_tcp(struct core *core, double group, const char *host, int port
     return listened(error, handle, listener);
 }
 
-int skald_listen_unix(struct core *core, double group, const char *path, unsigned mode,
-                      int backlog, double *listener)
+int skald_listen_unix(struct core *core, double group, const char *path, unsigned mode, int backlog,
+                      double *listener)
 {
     struct group *owner = group_find(core->loop, (uint64_t)group);
     uint64_t handle = 0;

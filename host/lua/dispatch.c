@@ -29,10 +29,18 @@ enum place {
 };
 
 static const char *const names[PLACES] = {
-    [ANCHORS] = "anchors", [ACCEPTED] = "accepted",        [DATA] = "data",
-    [ENDED] = "ended",     [WRITE_CLOSED] = "writeClosed", [RESUME] = "resume",
-    [LOST] = "lost",       [FAILED] = "failed",            [TIMER] = "timer",
-    [RUNNING] = "running", [STOPPED] = "stopped",          [START] = "start",
+    [ANCHORS] = "anchors",
+    [ACCEPTED] = "accepted",
+    [DATA] = "data",
+    [ENDED] = "ended",
+    [WRITE_CLOSED] = "writeClosed",
+    [RESUME] = "resume",
+    [LOST] = "lost",
+    [FAILED] = "failed",
+    [TIMER] = "timer",
+    [RUNNING] = "running",
+    [STOPPED] = "stopped",
+    [START] = "start",
 };
 
 /* The error text on top of the stack goes to the log, once, and off the stack. */
@@ -57,11 +65,11 @@ static void call(struct core *core, int arguments)
 /* The error text on top is kept for the reason of this connection, then logged. */
 static void log_failure(struct core *core, struct connection *connection)
 {
-    lua_State *L = core->L;                              // [text]
-    lua_pushvalue(L, FAILED);                            // [text, failed]
+    lua_State *L = core->L;   // [text]
+    lua_pushvalue(L, FAILED); // [text, failed]
     lua_pushinteger(L, slot_place(connection_handle(connection)));
-    lua_pushvalue(L, -3);                                // [text, failed, place, text]
-    call(core, 2);                                       // [text]
+    lua_pushvalue(L, -3); // [text, failed, place, text]
+    call(core, 2);        // [text]
     log_error(core);
 }
 
@@ -152,7 +160,7 @@ static void on_settled(void *context)
     }
     vm_tend(core);
     if (core->stop_wanted && core->on_stop) {
-        void (*on_stop)(struct core *core) = core->on_stop;
+        void (*on_stop)(struct core * core) = core->on_stop;
         core->on_stop = NULL;
         on_stop(core);
     }

@@ -79,14 +79,14 @@ static int search_bundle(lua_State *L)
 
 static void add_searcher(lua_State *L)
 {
-    lua_getglobal(L, "table");          // [table]
-    lua_getfield(L, -1, "insert");      // [table, insert]
-    lua_getglobal(L, "package");        // [table, insert, package]
-    lua_getfield(L, -1, "loaders");     // [table, insert, package, loaders]
-    lua_remove(L, -2);                  // [table, insert, loaders]
-    lua_pushinteger(L, 2);              // [table, insert, loaders, 2]
-    lua_pushcfunction(L, search_bundle);// [table, insert, loaders, 2, searcher]
-    lua_call(L, 3, 0);                  // [table]
+    lua_getglobal(L, "table");           // [table]
+    lua_getfield(L, -1, "insert");       // [table, insert]
+    lua_getglobal(L, "package");         // [table, insert, package]
+    lua_getfield(L, -1, "loaders");      // [table, insert, package, loaders]
+    lua_remove(L, -2);                   // [table, insert, loaders]
+    lua_pushinteger(L, 2);               // [table, insert, loaders, 2]
+    lua_pushcfunction(L, search_bundle); // [table, insert, loaders, 2, searcher]
+    lua_call(L, 3, 0);                   // [table]
     lua_pop(L, 1);
 }
 
@@ -95,8 +95,8 @@ static void set_jit(lua_State *L, const char *options)
 {
     lua_getglobal(L, "require");
     lua_pushstring(L, "jit.opt");
-    lua_call(L, 1, 1);             // [jit.opt]
-    lua_getfield(L, -1, "start");  // [jit.opt, start]
+    lua_call(L, 1, 1);            // [jit.opt]
+    lua_getfield(L, -1, "start"); // [jit.opt, start]
     int count = 0;
     for (const char *word = options; *word; count++) {
         size_t length = strcspn(word, ",");

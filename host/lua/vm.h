@@ -4,8 +4,9 @@
 
 #include "lua/core.h"
 
-/* Creates core->L: opens the libraries and the bundle, sets the JIT ("off", "on", or options as luajit -O takes
- * them; NULL: as it comes). False with *error set (the caller frees it) where that fails. */
+/* Creates core->L: opens the libraries and the bundle, sets the JIT ("off", "on", or options as
+ * luajit -O takes them; NULL: as it comes). False with *error set (the caller frees it) where that
+ * fails. */
 bool vm_open(struct core *core, const char *jit, char **error);
 void vm_close(struct core *core);
 

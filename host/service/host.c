@@ -113,10 +113,8 @@ static void signals_open(struct host *host)
     static const struct {
         int number;
         uv_signal_cb callback;
-    } rows[] = {{SIGINT, on_interrupt},
-                {SIGTERM, on_interrupt},
-                {SIGHUP, on_hangup},
-                {SIGUSR1, on_census}};
+    } rows[] = {
+        {SIGINT, on_interrupt}, {SIGTERM, on_interrupt}, {SIGHUP, on_hangup}, {SIGUSR1, on_census}};
     uv_loop_t *uv = loop_uv(host->core.loop);
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         uv_signal_init(uv, &host->signals[i]);

@@ -133,7 +133,8 @@ end
 
 function Problems:add(key, value, format, ...)
   local line = self:lineOf(key, value)
-  self[#self + 1] = ("%s:%d: %s"):format(self.file, line, format:format(...))
+  local list = self.list
+  list[#list + 1] = ("%s:%d: %s"):format(self.file, line, format:format(...))
 end
 
 local article = {
@@ -212,7 +213,7 @@ end
 ---@param endpoint string? replaces `listen`
 ---@return string[] problems lines "file:line: message"
 function check.definition(definition, file, source, endpoint)
-  local problems = setmetatable({ file = file, source = source }, Problems)
+  local problems = setmetatable({ file = file, source = source, list = {} }, Problems)
   checkChain(problems, definition, protocol.Factory, factoryKeys, "a factory")
   local methods = definition.protocol
   if type(methods) == "table" then
@@ -228,7 +229,7 @@ function check.definition(definition, file, source, endpoint)
     checkEndpoints(problems, "listen", definition.listen)
   end
   checkBounds(problems, definition)
-  return problems
+  return problems.list
 end
 
 return check

@@ -114,10 +114,10 @@ function read.path(text)
   return text ~= "" and text or nil, "a path is missing"
 end
 
---  type      by position          by name
+--  type    by position   by name
 local servers = {
-  tcp = { { "port" }, { interface = "host", backlog = "backlog" } },
-  unix = { { "path" }, { mode = "mode", backlog = "backlog" } },
+  tcp = { { "port" }, { port = true, interface = true, backlog = true } },
+  unix = { { "path" }, { path = true, mode = true, backlog = true } },
 }
 
 local later = {
@@ -138,7 +138,7 @@ local function positions(kind, fields)
       count = count + 1
     end
   end
-  return kind == "tcp" and count == 2 and { "interface", "port" } or servers[kind][1]
+  return kind == "tcp" and count >= 2 and { "interface", "port" } or servers[kind][1]
 end
 
 local function assign(result, kind, name, field)

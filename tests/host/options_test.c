@@ -1,0 +1,79 @@
+/* The command line: what is understood, and what is said of what is not. */
+#include "base/options.h"
+
+#include "check.h"
+
+enum { MOST = 12 };
+
+/* Parses the words of a line; "" or the problem. */
+static const char *parse(struct options *options, const char *line)
+{
+    static char text[200], problem[200];
+    static char *argv[MOST + 1];
+    int argc = 0;
+    snprintf(text, sizeof text, "%s", line);
+    for (char *word = strtok(text, " "); word && argc < MOST; word = strtok(NULL, " "))
+        argv[argc++] = word;
+    argv[argc] = NULL;
+    problem[0] = '\0';
+    options_parse(options, argc, argv, problem, sizeof problem);
+    return problem;
+}
+
+static void test_run(void)
+{
+    struct options options;
+    CHECK_TEXT(parse(&options, "skald run --grace 5 echo listen=tcp:0 --jit=off poetry"), "");
+    CHECK_TEXT(options.command, "run");
+    CHECK(options.grace == 5 && options.count == 3);
+    CHECK_TEXT(options.jit, "off");
+    CHECK_TEXT(options.words[0], "echo");
+    CHECK_TEXT(options.words[2], "poetry");
+    CHECK_TEXT(parse(&options, "skald run --grace=0.5 --log-level=debug echo"), "");
+    CHECK(options.grace == 0.5 && options.log_level == LOG_DEBUG);
+}
+
+static void test_defaults(void)
+{
+    struct options options;
+    parse(&options, "skald run echo");
+    CHECK(options.grace == 10 && options.log_level == LOG_INFO && options.jit == NULL);
+}
+
+static void test_wrong(void)
+{
+    struct options options;
+    CHECK_TEXT(parse(&options, "skald"), "a command is missing");
+    CHECK_TEXT(parse(&options, "skald fly"), "unknown command 'fly'");
+    CHECK_TEXT(parse(&options, "skald run"), "run: a script is missing");
+    CHECK_TEXT(parse(&options, "skald run --speed=9 echo"), "unknown option '--speed=9'");
+    CHECK_TEXT(parse(&options, "skald run echo --grace"), "--grace takes a value");
+    CHECK_TEXT(parse(&options, "skald run --grace=soon echo"),
+               "--grace: 'soon' is no number of seconds");
+    CHECK_TEXT(parse(&options, "skald run --grace=-1 echo"),
+               "--grace: '-1' is no number of seconds");
+    CHECK_TEXT(parse(&options, "skald run --log-level=loud echo"),
+               "--log-level: 'loud' is none of debug, info, warning, error");
+    CHECK_TEXT(parse(&options, "skald reload"), "reload: not in this version");
+    CHECK_TEXT(parse(&options, "skald run --control=x echo"), "--control: not in this version");
+}
+
+static void test_help(void)
+{
+    struct options options;
+    parse(&options, "skald run --help");
+    CHECK_TEXT(options.command, "help");
+    parse(&options, "skald --version");
+    CHECK_TEXT(options.command, "version");
+}
+
+int main(void)
+{
+    static const struct test tests[] = {
+        {"options may stand anywhere, with = or a space", test_run},
+        {"what is not said has a sensible default", test_defaults},
+        {"wrong usage is answered with one line", test_wrong},
+        {"--help and --version win over the rest", test_help},
+    };
+    return check_all(tests, sizeof tests / sizeof *tests);
+}

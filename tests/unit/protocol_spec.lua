@@ -1,0 +1,59 @@
+local protocol = require "skald.protocol"
+
+describe("protocol", function()
+  it("builds an instance of the factory's protocol, and gives it the factory", function()
+    local Echo = protocol.Protocol {}
+    local factory = protocol.Factory({ protocol = Echo }):new()
+    local made = factory:buildProtocol()
+    assert.equal(factory, made.factory)
+    assert.not_equal(made, factory:buildProtocol())
+  end)
+
+  it("treats a plain table as if it were derived from Protocol", function()
+    local seen
+    local factory = protocol.Factory({ protocol = {
+      connectionMade = function(self)
+        seen = self.transport
+      end,
+    } }):new()
+    factory:buildProtocol():makeConnection "a transport"
+    assert.equal("a transport", seen)
+  end)
+
+  it("connects by hand a protocol that defines nothing", function()
+    local made = protocol.Protocol:new()
+    made:makeConnection "a transport"
+    assert.equal("a transport", made.transport)
+  end)
+
+  it("calls init with the arguments of new", function()
+    local Greeter = protocol.Protocol { init = function(self, word) self.word = word end }
+    assert.equal("hello", Greeter:new("hello").word)
+  end)
+
+  it("has no connections outside the host", function()
+    local factory = protocol.Factory:new()
+    assert.equal(0, factory:connectionCount())
+    for _ in factory:each() do
+      error "there is none"
+    end
+  end)
+
+  it("keeps a bound that is set, and refuses what is none", function()
+    local factory = protocol.Factory:new()
+    factory:setBound("idleTimeout", 5)
+    assert.equal(5, factory.idleTimeout)
+    assert.has_error(function() factory:setBound("idleTimout", 5) end)
+    assert.has_error(function() factory:setBound("highWater", -1) end)
+    assert.has_error(function() factory:setBound("highWater", 0 / 0) end)
+    assert.has_error(function() factory:setBound("highWater", "64k") end)
+  end)
+
+  it("says of what comes later that it is not in this version", function()
+    local ok, message = pcall(function()
+      return protocol.ClientFactory
+    end)
+    assert.is_false(ok)
+    assert.matches("not in this version", message)
+  end)
+end)
