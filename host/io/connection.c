@@ -51,15 +51,47 @@ static bool is_finishing(const struct connection *connection)
     return flags & C_CLOSING || (flags & (C_FIN_WANTED | C_FIN_SENT)) == C_FIN_WANTED;
 }
 
+/* Bytes of ours that the peer's side has not acknowledged, or -1 where the system does not say. */
+static int in_flight(const struct connection *connection)
+{
+    int bytes = -1;
+#ifdef TIOCOUTQ
+    if (ioctl(connection->fd, TIOCOUTQ, &bytes) < 0)
+        bytes = -1;
+#endif
+    return bytes;
+}
+
+/* The kernel asks for more only when much has been taken; a peer that takes little is seen in what
+ * is in flight. */
+static void note_progress(struct connection *connection)
+{
+    int bytes = in_flight(connection);
+    if (bytes < 0 || (uint32_t)bytes == connection->in_flight)
+        return;
+    connection->in_flight = (uint32_t)bytes;
+    connection->active = connection_clock(connection);
+}
+
+/* When to look: where output waits, often enough to see when the peer last took some. */
+static uint32_t next_look(const struct connection *connection, uint32_t limit, uint32_t silence)
+{
+    uint32_t left = limit - silence;
+    uint32_t often = limit / 8 + 1;
+    return connection->out.bytes > 0 && often < left ? often : left;
+}
+
 void connection_arm(struct connection *connection)
 {
     uint32_t limit = connection->group->idle_ms;
     if (is_finishing(connection))
         limit = connection->group->close_ms;
-    if (limit == 0)
+    if (limit == 0) {
         loop_timer_stop(connection_loop(connection), &connection->timer);
-    else if (!timer_pending(&connection->timer))
-        timer_in(connection, limit);
+    } else if (!timer_pending(&connection->timer)) {
+        connection->in_flight = (uint32_t)in_flight(connection);
+        timer_in(connection, next_look(connection, limit, 0));
+    }
 }
 
 static void on_deadline(struct connection *connection, uint32_t limit, bool waiting)
@@ -68,24 +100,15 @@ static void on_deadline(struct connection *connection, uint32_t limit, bool wait
         timer_in(connection, limit);
         return;
     }
+    if (connection->out.bytes > 0)
+        note_progress(connection);
     uint32_t silence = silent_for(connection);
     if (silence < limit) {
-        timer_in(connection, limit - silence);
+        timer_in(connection, next_look(connection, limit, silence));
         return;
     }
     bool clean = connection->out.bytes == 0;
     connection_end(connection, clean ? C_CLOSING : C_RESET, END_TIMEOUT, BY_HOST, 0);
-}
-
-/* The kernel has nothing of ours that the peer's kernel has not acknowledged. */
-static bool is_acknowledged(const struct connection *connection)
-{
-#ifdef TIOCOUTQ
-    int waiting = 0;
-    if (ioctl(connection->fd, TIOCOUTQ, &waiting) == 0)
-        return waiting == 0;
-#endif
-    return false;
 }
 
 /* Reads and drops what has come. False at the end of the stream, or where it broke. */
@@ -101,7 +124,7 @@ static bool discard(struct connection *connection)
 static void on_linger_deadline(struct connection *connection)
 {
     bool wait = connection_loop(connection)->draining && silent_for(connection) < LINGER_MS &&
-                discard(connection) && !is_acknowledged(connection);
+                discard(connection) && in_flight(connection) != 0;
     if (wait)
         timer_in(connection, HURRY_MS);
     else
@@ -406,6 +429,11 @@ void connection_dirty(struct connection *connection)
 struct connection *connection_find(struct loop *loop, uint64_t handle)
 {
     return slots_find(&loop->connections, handle);
+}
+
+bool connection_is_live(const struct connection *connection)
+{
+    return !(connection->flags & C_LOST);
 }
 
 uint64_t connection_handle(const struct connection *connection)

@@ -18,6 +18,7 @@ enum write_result {
 
 /* The connection of a handle, or NULL once connectionLost has been delivered. */
 struct connection *connection_find(struct loop *loop, uint64_t handle);
+bool connection_is_live(const struct connection *connection); /* not in connectionLost either */
 uint64_t connection_handle(const struct connection *connection);
 
 /* Queues bytes. With `anchor`, refers to them instead of copying: *anchor is then set to the number

@@ -84,6 +84,7 @@ struct connection {
     struct address peer;
     struct timer timer; /* idle, close timeout or linger: one at a time */
     uint32_t active;    /* milliseconds of the loop's clock, when bytes last moved */
+    uint32_t in_flight; /* what the kernel held of ours when a deadline last looked */
     int fd;
     int16_t error;
     uint8_t code; /* enum end_code; valid with C_CLOSING, C_DROPPING, C_RESET, C_BROKEN */

@@ -213,12 +213,14 @@ void loop_stop(struct loop *loop)
     uv_stop(&loop->uv);
 }
 
-static void close_one(uv_handle_t *handle, void *unused)
+static void close_one(uv_handle_t *handle, void *context)
 {
     struct connection *connection = as_connection(handle);
-    (void)unused;
-    if (connection)
-        connection_drop(connection);
+    struct loop *loop = context;
+    if (connection == NULL)
+        return;
+    slots_remove(&loop->connections, connection->handle);
+    connection_drop(connection);
 }
 
 static void count_one(uv_handle_t *handle, void *count)
@@ -232,7 +234,7 @@ int loop_close(struct loop *loop)
     int left = 0;
     loop->drained = NULL;
     close_listeners(loop);
-    uv_walk(&loop->uv, close_one, NULL);
+    uv_walk(&loop->uv, close_one, loop);
     uv_close((uv_handle_t *)&loop->alarm, NULL);
     uv_run(&loop->uv, UV_RUN_DEFAULT);
     if (uv_loop_close(&loop->uv) < 0)

@@ -88,7 +88,8 @@ double skald_buffered(struct core *core, double handle)
 
 bool skald_is_open(struct core *core, double handle)
 {
-    return find(core, handle) != NULL;
+    struct connection *connection = find(core, handle);
+    return connection && connection_is_live(connection);
 }
 
 int skald_peer(struct core *core, double handle, struct skald_address *out)
