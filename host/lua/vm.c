@@ -150,9 +150,11 @@ void vm_close(struct core *core)
 /* --- collection ----------------------------------------------------------------------------- */
 
 enum {
-    GC_ROOM = 1536, /* KB of garbage that are worth a collection of even the smallest heap */
-    GC_STEP = 16,   /* KB of debt: with the usual multiplier, about 30 us of work */
-    GC_PAUSE = 200, /* LuaJIT's own, for a collection that a single callback runs into */
+    GC_ROOM = 1536,  /* KB of garbage that are worth a collection of even the smallest heap */
+    GC_STEP = 16,    /* KB of debt: with the usual multiplier, about 30 us of work */
+    GC_LOOK = 16384, /* bytes that come before it is worth asking how much Lua holds */
+    GC_EVENT = 256,  /* what any event is taken to leave behind */
+    GC_PAUSE = 200,  /* LuaJIT's own, for a collection that a single callback runs into */
 };
 
 /* Lets LuaJIT collect by itself only when a single callback goes far over the limit. */
@@ -183,6 +185,10 @@ void vm_collect(struct core *core)
 
 void vm_tend(struct core *core)
 {
+    core->untended += GC_EVENT;
+    if (core->untended < GC_LOOK && !core->collecting)
+        return;
+    core->untended = 0;
     if (!core->collecting && lua_gc(core->L, LUA_GCCOUNT, 0) < core->gc_limit)
         return;
     core->collecting = true;
@@ -192,6 +198,7 @@ void vm_tend(struct core *core)
 
 void vm_push_read(struct core *core, size_t length)
 {
+    core->untended += length;
     allocator_push(&core->allocator, core->L, length);
     if (length < ALLOCATOR_LEAST)
         return;
