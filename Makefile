@@ -77,7 +77,7 @@ test: test-deps release asan bench-tools ## all tests; the last line counts them
 lint: build-deps ## formatting, static analysis, direction of includes
 	$(call need,$(LINT_PACKAGES))
 	@clang-format --dry-run -Werror host/*.c host/*/*.[ch] tests/host/*.[ch] tests/bench/*.c
-	@luacheck --quiet --std luajit --max-line-length 120 scripts examples tests host/bundle.lua
+	@luacheck --quiet scripts examples tests host/bundle.lua
 	@sh tests/support/includes.sh
 	@$(MAKE) --no-print-directory $(BUILD)/release/bundle.c OBJ=$(BUILD)/release
 	@clang-tidy --quiet host/main.c $(SOURCES) -- $(CPPFLAGS_ALL) -std=c11 2>/dev/null

@@ -43,7 +43,10 @@ describe("class", function()
     function Point:__tostring()
       return "point " .. self.x
     end
-    local Pixel = Point { init = function(self, x) self.x = x end }
+    local Pixel = Point {}
+    function Pixel:init(x)
+      self.x = x
+    end
     assert.equal("point 7", tostring(Pixel:new(7)))
     local Sum = class.root("Sum", { __add = function(a, b) return a.n + b.n end })
     local one, two = Sum:new(), Sum:new()
