@@ -68,7 +68,8 @@ local sanitizers = {
 function suites.host()
   local jobs = {}
   for _, file in ipairs(list "find build/asan/tests -maxdepth 1 -type f -perm -u+x") do
-    jobs[#jobs + 1] = { name = file:match "[^/]+$", file = file, command = { file, env = sanitizers, input = "/dev/null" } }
+    local command = { file, env = sanitizers, input = "/dev/null" }
+    jobs[#jobs + 1] = { name = file:match "[^/]+$", file = file, command = command }
   end
   return jobs, 2
 end

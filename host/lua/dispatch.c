@@ -62,15 +62,19 @@ static void call(struct core *core, int arguments)
         log_error(core);
 }
 
-/* The error text on top is kept for the reason of this connection, then logged. */
+/* The error text on top is kept for the reason of this connection, then logged with its name. */
 static void log_failure(struct core *core, struct connection *connection)
 {
-    lua_State *L = core->L;   // [text]
+    lua_State *L = core->L; // [text]
+    char name[200];
     lua_pushvalue(L, FAILED); // [text, failed]
     lua_pushinteger(L, slot_place(connection_handle(connection)));
     lua_pushvalue(L, -3); // [text, failed, place, text]
     call(core, 2);        // [text]
-    log_error(core);
+    connection_describe(connection, name, sizeof name);
+    const char *text = lua_tostring(L, -1);
+    log_write(core->log, LOG_ERROR, "%s\non %s", text ? text : "error in error handling", name);
+    lua_pop(L, 1);
 }
 
 /* Calls the function below the arguments on behalf of a connection, which ends if it raises. */

@@ -23,12 +23,17 @@ static int on_panic(lua_State *L)
     return 0;
 }
 
-/* What was raised as text: strings stay, other values through __tostring. */
+/* What was raised as text: strings stay, other values through __tostring, if that does not raise.
+ */
 static void push_message(lua_State *L) // [error] -> [error, text]
 {
-    if (lua_type(L, 1) == LUA_TSTRING)
+    if (lua_type(L, 1) == LUA_TSTRING) {
         lua_pushvalue(L, 1);
-    else if (!luaL_callmeta(L, 1, "__tostring") || lua_type(L, -1) != LUA_TSTRING)
+        return;
+    }
+    lua_getglobal(L, "tostring");
+    lua_pushvalue(L, 1);
+    if (lua_pcall(L, 1, 1, 0) != 0 || lua_type(L, -1) != LUA_TSTRING)
         lua_pushfstring(L, "(a %s was raised)", luaL_typename(L, 1));
 }
 

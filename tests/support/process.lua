@@ -11,7 +11,9 @@ Process.__index = Process
 
 local process = {}
 
-process.signals = { HUP = 1, INT = 2, QUIT = 3, ABRT = 6, KILL = 9, USR1 = 10, SEGV = 11, TERM = 15, CONT = 18, STOP = 19 }
+process.signals = {
+  HUP = 1, INT = 2, QUIT = 3, ABRT = 6, KILL = 9, USR1 = 10, SEGV = 11, TERM = 15, CONT = 18, STOP = 19,
+}
 
 local SETSIGDEF, SETSIGMASK = 0x04, 0x08
 

@@ -32,7 +32,7 @@ describe("class", function()
     local Base = class.root "Base"
     local Derived = Base {}
     local object = Derived:new()
-    function Base:late()
+    function Base.late()
       return "late"
     end
     assert.equal("late", object:late())

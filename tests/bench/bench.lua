@@ -1,0 +1,609 @@
+-- bench.lua - the driver of `make bench`: skald beside plain C on libuv and the usual peers.
+-- Run from the root of the project: luajit tests/bench/bench.lua --help
+package.path = "tests/bench/?.lua;" .. package.path
+
+local proc = require "proc"
+local report = require "report"
+local servers = require "servers"
+
+local USAGE = [[
+usage: luajit tests/bench/bench.lua [--quick] [--json FILE] [--only CASE,...] [--server NAME,...]
+  --quick    fewer and shorter rounds: about 90 s instead of about 10 min
+  --json     write every figure there
+  --only     of: %s
+  --server   of: %s
+]]
+
+local CASES = { "echo64", "pipe16", "bulk", "fetch", "idle", "start" }
+local FETCHERS = 50 -- concurrent clients of a fetch
+local POEM_SIZE = 2048
+local STOLEN = 0.1 -- a round that the hypervisor took more of is disturbed
+
+-- title, unit of a message, arguments of `load echo` after the port
+local ECHOES = {
+  echo64 = { title = "echo: 64 bytes, 50 connections, one message in flight on each",
+    unit = "message", load = { 50, 64, 1 } },
+  pipe16 = { title = "echo: 64 bytes, 50 connections, 16 messages in flight on each",
+    unit = "message", load = { 50, 64, 16 } },
+  bulk = { title = "echo: chunks of 64 KiB, 10 connections, one in flight on each",
+    unit = "chunk", load = { 10, 65536, 1 } },
+}
+
+-- rounds; rounds of the peers other than luv; seconds counted and before; starts; idle rounds;
+-- repeats that a case has for rounds in which the hypervisor took the CPU away
+local FULL = { rounds = 17, peerRounds = 5, seconds = 0.8, warm = 0.2, starts = 20, idle = 3,
+  idlePeers = 1, repeats = 10 }
+local QUICK = { rounds = 3, peerRounds = 1, seconds = 0.6, warm = 0.2, starts = 5, idle = 1,
+  idlePeers = 0, repeats = 3 }
+
+local bench = { failures = {}, bars = {}, results = {}, started = 0, rounds = 0, disturbed = 0 }
+
+local function split(text)
+  local set = {}
+  for word in text:gmatch("[^,]+") do
+    set[word] = true
+  end
+  return set
+end
+
+local function usage(message)
+  if message then
+    io.stderr:write("bench: ", message, "\n")
+  end
+  io.stderr:write(USAGE:format(table.concat(CASES, ", "), table.concat(servers.names(), ", ")))
+  os.exit(message and 2 or 0)
+end
+
+-- A set of words, each of which must be known.
+local function knownWords(option, text, known)
+  local set, allowed = split(text or ""), split(table.concat(known, ","))
+  if not next(set) then
+    usage(option .. " needs a value")
+  end
+  for word in pairs(set) do
+    if not allowed[word] then
+      usage(("%s: unknown '%s'"):format(option, word))
+    end
+  end
+  return set
+end
+
+local function parse(args)
+  local options, i = {}, 1
+  while i <= #args do
+    local option, value = args[i]:match("^(%-%-%a+)=?(.*)$")
+    if option == "--quick" then
+      options.quick = true
+    elseif option == "--json" or option == "--only" or option == "--server" then
+      if value == "" then
+        i = i + 1
+        value = args[i]
+      end
+      options[option:sub(3)] = value or usage(option .. " needs a value")
+    else
+      usage(option ~= "--help" and ("unknown option '%s'"):format(args[i]) or nil)
+    end
+    i = i + 1
+  end
+  options.only = options.only and knownWords("--only", options.only, CASES)
+  options.server = options.server and knownWords("--server", options.server, servers.names())
+  return options
+end
+
+-- What goes wrong is told at once, and makes the exit status 1.
+local function failed(who, why, process)
+  local text = ("%s: %s"):format(who, why)
+  local complaint = process and process:complaint() or ""
+  bench.failures[#bench.failures + 1] = text
+  io.stderr:write("bench: ", text, "\n", complaint)
+  if complaint ~= "" and complaint:sub(-1) ~= "\n" then
+    io.stderr:write("\n")
+  end
+end
+
+local function progress(text)
+  if bench.terminal then
+    io.stderr:write("\r\27[K", text)
+  end
+end
+
+-- Starts a server and waits for its endpoints; the process, its TCP port, the seconds it took.
+local function start(server, extra)
+  local command = {}
+  for _, words in ipairs { server.command, extra or {} } do
+    for _, word in ipairs(words) do
+      command[#command + 1] = word
+    end
+  end
+  bench.started = bench.started + 1
+  local log = ("%s/%d.log"):format(bench.folder, bench.started)
+  local began, port = proc.now(), nil
+  local process = proc.spawn(command, { cpu = bench.serverCpu, log = log })
+  for _ = 1, extra and 2 or 1 do
+    local line, why = process:line(15)
+    if not line or not line:find("^listening ") then
+      failed(server.name, "did not start to listen: " .. (why or line), process)
+      process:stop()
+      return nil
+    end
+    port = port or line:match("^listening tcp:127%.0%.0%.1:(%d+)")
+  end
+  return process, port, proc.now() - began
+end
+
+local function stop(server, process)
+  local status = process:stop()
+  if status ~= 0 and status ~= 143 then
+    failed(server.name, ("ended with status %s"):format(tostring(status)), process)
+  end
+  os.remove(process.logPath)
+end
+
+-- One run of the load generator against a running server: its figures, or nil. A window in which
+-- nothing came back is a figure too: the machine may have been taken away from us.
+local function load(server, mode, args, limit)
+  local command = { servers.load, mode }
+  for _, arg in ipairs(args) do
+    command[#command + 1] = tostring(arg)
+  end
+  local process = proc.spawn(command, { cpu = bench.loadCpu, log = bench.folder .. "/load.log" })
+  local line, why = process:line(limit)
+  if line == "warm" then
+    line, why = process:line(limit)
+  end
+  local status, figures = process:wait(limit), {}
+  for key, value in (line or ""):gmatch('"([%w_]+)":([%d.]+)') do
+    figures[key] = tonumber(value)
+  end
+  if status ~= 0 and not (figures.errors == 0 and figures.short == 0) then
+    failed(server.name, ("load %s: %s"):format(mode, why or "status " .. tostring(status)), process)
+    process:stop()
+    return nil
+  end
+  return figures
+end
+
+-- One try of one server: started, loaded, stopped. Adds cost (CPU us), rate (a second) and the
+-- share of CPU time that the hypervisor gave to others meanwhile.
+local function try(server, mode, argsFor, counted)
+  local process, port = start(server)
+  if not process then
+    return nil
+  end
+  local limit = bench.plan.seconds + bench.plan.warm + 30
+  local began, stolen = proc.now(), proc.stolen()
+  local figures = load(server, mode, argsFor(port, process.pid), limit)
+  stop(server, process)
+  if not figures then
+    return nil
+  end
+  figures.stolen = (proc.stolen() - stolen) / (proc.now() - began) / bench.machine.cpus
+  if figures[counted] > 0 then
+    figures.cost = figures.cpu_us / figures[counted]
+    figures.rate = figures[counted] / figures.seconds
+  end
+  return figures
+end
+
+-- One round of one server; a disturbed one is repeated while the case has repeats left.
+local function round(server, mode, argsFor, counted)
+  local best
+  for _ = 1, 3 do
+    local figures = try(server, mode, argsFor, counted)
+    if not figures then
+      return nil
+    end
+    if not best or not best.cost or (figures.cost and figures.stolen < best.stolen) then
+      best = figures
+    end
+    if (best.cost and best.stolen <= STOLEN) or bench.repeats <= 0 then
+      break
+    end
+    bench.repeats = bench.repeats - 1
+  end
+  bench.rounds = bench.rounds + 1
+  bench.disturbed = bench.disturbed + (best.stolen > STOLEN and 1 or 0)
+  if not best.cost and best.stolen <= STOLEN then
+    failed(server.name, "nothing came back within the window")
+  end
+  return best.cost and best or nil
+end
+
+local function roundsOf(server)
+  local own = server.name == "skald" or server.name == "luv" or server.name:find("^floor")
+  return own and bench.plan.rounds or bench.plan.peerRounds
+end
+
+-- Rounds of all servers in turn: A B C A B C. Returns name -> round -> figures.
+local function interleave(list, title, mode, argsFor, counted)
+  local all = {}
+  bench.repeats = bench.plan.repeats
+  for _, server in ipairs(list) do
+    all[server.name] = {}
+  end
+  for i = 1, bench.plan.rounds do
+    for _, server in ipairs(list) do
+      if i <= roundsOf(server) then
+        progress(("%s: round %d of %d, %s"):format(title, i, bench.plan.rounds, server.name))
+        all[server.name][i] = round(server, mode, argsFor, counted)
+      end
+    end
+  end
+  progress("")
+  return all
+end
+
+local function ratio(all, name, base, field)
+  return all[name] and all[base] and report.ratios(all[name], all[base], field, bench.plan.rounds)
+end
+
+-- Prints and keeps what a case with rounds has shown.
+local function conclude(case, title, unit, list, all)
+  local rows = { { "server", "CPU us/" .. unit, "x floor", "best/best", unit .. "s/s", "x floor",
+    "p50 us", "p99 us" } }
+  local kept = { title = title, unit = unit, servers = {} }
+  for _, server in ipairs(list) do
+    local rounds, count = all[server.name], bench.plan.rounds
+    local result = {
+      cpu_us = report.field(rounds, "cost", count), rate = report.field(rounds, "rate", count),
+      p50_us = report.field(rounds, "p50_us", count),
+      p99_us = report.field(rounds, "p99_us", count),
+      cpu_to_floor = ratio(all, server.name, "floor", "cost"),
+      rate_to_floor = ratio(all, server.name, "floor", "rate"),
+      cpu_to_luv = ratio(all, server.name, "luv", "cost"),
+      stolen = report.field(rounds, "stolen", count),
+    }
+    local floor = all.floor and report.field(all.floor, "cost", count)
+    result.best_to_floor = report.best(result.cpu_us, floor)
+    kept.servers[server.name] = result
+    rows[#rows + 1] = {
+      server.name, report.spread(result.cpu_us), report.spread(result.cpu_to_floor),
+      report.number(result.best_to_floor), report.number(result.rate and result.rate.median),
+      report.number(result.rate_to_floor and result.rate_to_floor.median),
+      report.number(result.p50_us and result.p50_us.median),
+      report.number(result.p99_us and result.p99_us.median),
+    }
+  end
+  bench.results[case] = kept
+  print("\n" .. title)
+  report.table(rows)
+end
+
+local function addBar(text, value, relation, limit)
+  bench.bars[#bench.bars + 1] = report.bar(text, value, relation, limit)
+end
+
+-- The median of one figure of skald in a case, where there is one.
+local function seen(case, field)
+  local kept = bench.results[case] and bench.results[case].servers.skald
+  local value = kept and kept[field]
+  return type(value) == "table" and value.median or value
+end
+
+local function runEcho(case)
+  local spec, plan = ECHOES[case], bench.plan
+  local function argsFor(port, pid)
+    return { port, spec.load[1], spec.load[2], spec.load[3], plan.seconds, plan.warm, pid }
+  end
+  local all = interleave(bench.echoes, case, "echo", argsFor, "messages")
+  conclude(case, spec.title, spec.unit, bench.echoes, all)
+end
+
+local function writePoem(path)
+  local lines, size = {}, 0
+  while size < POEM_SIZE do
+    local line = ("Line %d of a poem that nobody will read,\n"):format(#lines + 1)
+    line = line:sub(1, POEM_SIZE - size)
+    lines[#lines + 1], size = line, size + #line
+  end
+  local file = assert(io.open(path, "w"))
+  file:write(table.concat(lines))
+  file:close()
+end
+
+local function runFetch()
+  local plan, poem = bench.plan, bench.folder .. "/poem.txt"
+  writePoem(poem)
+  local function argsFor(port, pid)
+    return { port, FETCHERS, plan.seconds, plan.warm, POEM_SIZE, pid }
+  end
+  local list = servers.poets(bench.options.server, poem)
+  local all = interleave(list, "fetch", "fetch", argsFor, "connections")
+  local title = ("fetch: a poem of %d bytes, %d clients at a time (floor closes as skald does)")
+    :format(POEM_SIZE, FETCHERS)
+  conclude("fetch", title, "connection", list, all)
+end
+
+-- Waits until the server holds so many connections and has come to rest.
+local function settle(process, connections)
+  local deadline, last = proc.now() + 30, -1
+  while proc.now() < deadline do
+    local cpu = process:cpu()
+    if process:descriptors() >= connections and cpu - last < 0.001 then
+      return true
+    end
+    last = cpu
+    proc.sleep(0.1)
+  end
+  return nil, "it did not accept all connections in 30 s"
+end
+
+-- Asks for a full collection; skald answers with what its Lua heap holds, in KB.
+local function collect(server, process)
+  if server.name == "skald" then
+    return proc.ask(bench.collectSocket, "collect\n", 15)
+  elseif server.name ~= "floor" then
+    process:collect()
+  end
+  return true
+end
+
+-- The private memory of a server that holds so many connections, in KB, or nil and why not.
+local function memoryAt(server, process, clients, connections)
+  clients:send(connections .. "\n")
+  local line, why = clients:line(120)
+  if line ~= "ready " .. connections then
+    return nil, "load idle: " .. (why or line)
+  end
+  local ok
+  ok, why = settle(process, connections)
+  if ok then
+    ok, why = collect(server, process)
+  end
+  if ok then
+    proc.sleep(0.2)
+    ok, why = settle(process, connections)
+  end
+  if not ok then
+    return nil, why
+  end
+  local _, private = process:memory()
+  return private
+end
+
+local function idleCounts()
+  local most = math.min(15000, bench.descriptors - 500)
+  return math.floor(most / 3), most
+end
+
+-- The private memory at both counts of connections, or nil and why not.
+local function idleMemory(server, process, clients, low, high)
+  local line, why = clients:line(10)
+  if line ~= "ready" then
+    return nil, nil, "load idle did not start: " .. (why or line)
+  end
+  local first, last
+  first, why = memoryAt(server, process, clients, low)
+  if first then
+    last, why = memoryAt(server, process, clients, high)
+  end
+  return first, last, why
+end
+
+-- KB for each connection between the lower and the upper count, or nil.
+local function idleSlope(server, process, port)
+  local low, high = idleCounts()
+  local clients = proc.spawn({ servers.load, "idle", port, "0" },
+    { cpu = bench.loadCpu, log = bench.folder .. "/load.log" })
+  local first, last, why = idleMemory(server, process, clients, low, high)
+  clients:finish()
+  local status = clients:wait(30)
+  if not last or status ~= 0 then
+    failed(server.name, why or "load idle: status " .. tostring(status), clients)
+    clients:stop()
+    return nil
+  end
+  return { slope = (last - first) / (high - low), low = first, high = last }
+end
+
+local function idleRound(server)
+  local extra
+  if server.name == "skald" then
+    os.remove(bench.collectSocket)
+    extra = { "tests/bench/collect.lua", "listen=unix:" .. bench.collectSocket }
+  end
+  local process, port = start(server, extra)
+  if not process then
+    return nil
+  end
+  local figures = idleSlope(server, process, port)
+  stop(server, process)
+  return figures
+end
+
+local function idleRounds(server)
+  local own = server.name == "skald" or server.name == "floor"
+  return own and bench.plan.idle or server.name == "luv" and 1 or bench.plan.idlePeers
+end
+
+local function runIdle()
+  local low, high = idleCounts()
+  local title = ("idle: private memory for one connection, slope from %d to %d, after a collection")
+    :format(low, high)
+  local kept = { title = title, servers = {} }
+  local rows = { { "server", "KB/connection", "KB at " .. low, "KB at " .. high } }
+  for _, server in ipairs(bench.echoes) do
+    local rounds, count = {}, idleRounds(server)
+    for i = 1, count do
+      progress(("idle: %s, round %d of %d"):format(server.name, i, count))
+      rounds[i] = idleRound(server)
+    end
+    if count > 0 then
+      local result = {
+        kb = report.field(rounds, "slope", count), low_kb = report.field(rounds, "low", count),
+        high_kb = report.field(rounds, "high", count),
+      }
+      kept.servers[server.name] = result
+      rows[#rows + 1] = { server.name, report.spread(result.kb),
+        report.number(result.low_kb and result.low_kb.median),
+        report.number(result.high_kb and result.high_kb.median) }
+    end
+  end
+  progress("")
+  bench.results.idle = kept
+  print("\n" .. title)
+  report.table(rows)
+end
+
+-- One start: milliseconds to the listening line, and the memory it then has, in KB.
+local function startRound(server)
+  local process, _, seconds = start(server)
+  if not process then
+    return nil
+  end
+  settle(process, 0)
+  local resident, private = process:memory()
+  stop(server, process)
+  return { ms = seconds * 1000, resident = resident, private = private }
+end
+
+local function runStart()
+  local count, all = bench.plan.starts, {}
+  for i = 1, count do
+    for _, server in ipairs(bench.echoes) do
+      progress(("start: round %d of %d, %s"):format(i, count, server.name))
+      all[server.name] = all[server.name] or {}
+      all[server.name][i] = startRound(server)
+    end
+  end
+  progress("")
+  local title = ("start: from spawn to the listening line, %d times; memory when at rest")
+    :format(count)
+  local kept = { title = title, servers = {} }
+  local rows = { { "server", "ms", "resident MB", "private MB" } }
+  for _, server in ipairs(bench.echoes) do
+    local rounds = all[server.name]
+    local result = {
+      ms = report.field(rounds, "ms", count), resident_kb = report.field(rounds, "resident", count),
+      private_kb = report.field(rounds, "private", count),
+    }
+    kept.servers[server.name] = result
+    rows[#rows + 1] = { server.name, report.spread(result.ms),
+      report.number(result.resident_kb and result.resident_kb.median / 1024),
+      report.number(result.private_kb and result.private_kb.median / 1024) }
+  end
+  bench.results.start = kept
+  print("\n" .. title)
+  report.table(rows)
+end
+
+local function judge()
+  local resident = seen("start", "resident_kb")
+  addBar("64 B echo: CPU per message, x floor", seen("echo64", "cpu_to_floor"), "<=", 1.05)
+  addBar("64 B echo: CPU per message, x luv", seen("echo64", "cpu_to_luv"), "<", 1)
+  addBar("16 pipelined: CPU per message, x floor", seen("pipe16", "cpu_to_floor"), "<=", 1.05)
+  addBar("16 pipelined: CPU per message, x luv", seen("pipe16", "cpu_to_luv"), "<", 1)
+  addBar("64 KiB chunks: CPU per chunk, x floor", seen("bulk", "cpu_to_floor"), "<=", 1.12)
+  addBar("fetch: rate, x floor", seen("fetch", "rate_to_floor"), ">=", 0.9)
+  addBar("fetch: CPU per connection, x floor", seen("fetch", "cpu_to_floor"), "<=", 1.2)
+  addBar("idle connection, KB", seen("idle", "kb"), "<=", 0.6)
+  addBar("start, ms", seen("start", "ms"), "<=", 15)
+  addBar("resident at start, MB", resident and resident / 1024, "<=", 5)
+  print("\nthe bars of the project")
+  report.bars(bench.bars)
+  if bench.disturbed > 0 then
+    print(("\n%d of %d rounds are disturbed: the hypervisor took more than %g %% of the CPU time")
+      :format(bench.disturbed, bench.rounds, STOLEN * 100))
+  end
+end
+
+local function firstLine(command)
+  local pipe = io.popen(command .. " 2>/dev/null")
+  local line = pipe:read("*l")
+  pipe:close()
+  return line or "?"
+end
+
+local function header(left)
+  local cpus = proc.cpus()
+  bench.machine = { cpus = #cpus, kernel = firstLine("uname -r"), pinned = #cpus >= 2 }
+  print(("skald bench, %s: %d CPUs, Linux %s"):format(bench.options.quick and "quick" or "full",
+    #cpus, bench.machine.kernel))
+  if #cpus >= 2 then
+    bench.serverCpu, bench.loadCpu = cpus[1], cpus[2]
+    proc.pin(bench.loadCpu)
+    print("servers run on one CPU, the load generator on another")
+  else
+    print("servers and the load generator share the CPU")
+  end
+  print(("%d rounds of %g s after %g s of warm-up, servers in turn; medians (min-max)")
+    :format(bench.plan.rounds, bench.plan.seconds, bench.plan.warm))
+  print("x floor: round by round; best/best: least CPU of all rounds beside the floor's least")
+  if bench.plan.peerRounds < bench.plan.rounds then
+    print(("peers other than luv: only the first %d"):format(bench.plan.peerRounds))
+  end
+  for _, one in ipairs(left) do
+    print(("left out: %s, %s"):format(one.name, one.reason))
+  end
+end
+
+local function writeJson(path)
+  local file, why = io.open(path, "w")
+  if not file then
+    failed("--json", why)
+    return
+  end
+  file:write(report.json {
+    quick = bench.options.quick or false, machine = bench.machine, plan = bench.plan,
+    cases = bench.results, bars = bench.bars, rounds = bench.rounds,
+    disturbed = bench.disturbed, failures = bench.failures, left_out = bench.left,
+  }, "\n")
+  file:close()
+end
+
+-- Without the floor, the load generator or (unless left away) skald there is nothing to do.
+local function demand(left)
+  local missing = {}
+  for _, one in ipairs(left) do
+    if one.name == "skald" or one.name == "floor" then
+      missing[#missing + 1] = one.reason
+    end
+  end
+  local file = io.open(servers.load, "rb")
+  if not file then
+    missing[#missing + 1] = servers.load .. " is not built"
+  else
+    file:close()
+  end
+  if #missing > 0 then
+    io.stderr:write("bench: ", table.concat(missing, "; "), "\n")
+    os.exit(1)
+  end
+end
+
+local function runAll()
+  local runs = { echo64 = runEcho, pipe16 = runEcho, bulk = runEcho, fetch = runFetch,
+    idle = runIdle, start = runStart }
+  for _, case in ipairs(CASES) do
+    if not bench.options.only or bench.options.only[case] then
+      runs[case](case)
+    end
+  end
+  judge()
+end
+
+local function main(args)
+  local began = proc.now()
+  bench.options = parse(args)
+  bench.plan = bench.options.quick and QUICK or FULL
+  bench.descriptors = proc.raiseDescriptors()
+  bench.terminal = os.execute("test -t 2") == 0
+  bench.echoes, bench.left = servers.echoes(bench.options.server)
+  demand(bench.left)
+  header(bench.left)
+  bench.folder = proc.tempFolder()
+  bench.collectSocket = bench.folder .. "/collect.sock"
+  proc.setenv("XDG_RUNTIME_DIR", bench.folder)
+  local ok, message = xpcall(runAll, debug.traceback)
+  os.execute("rm -rf -- '" .. bench.folder .. "'")
+  if not ok then
+    failed("bench", message)
+  end
+  if bench.options.json then
+    writeJson(bench.options.json)
+  end
+  print(("\n%d failures, %.0f s"):format(#bench.failures, proc.now() - began))
+  os.exit(#bench.failures == 0 and 0 or 1)
+end
+
+main(arg)

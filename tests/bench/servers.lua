@@ -1,0 +1,85 @@
+-- servers.lua - the servers that the benchmarks compare, how each is started, and which are here.
+local M = {}
+
+local PYTHON = "/usr/bin/python3"
+local PEERS = "tests/bench/peers/"
+local GO = "build/bench/echo-go"
+
+M.skald = "build/skald"
+M.floor = "build/bench/floor"
+M.load = "build/bench/load"
+
+-- name, what must succeed for it to run, the command of its echo
+local echoes = {
+  { "skald", nil, { M.skald, "run", "echo", "listen=tcp:127.0.0.1:0" } },
+  { "floor", nil, { M.floor, "echo" } },
+  { "luv", [[luajit -e 'require "luv"']], { "luajit", PEERS .. "echo_luv.lua" } },
+  { "uvloop", PYTHON .. " -c 'import uvloop'", { PYTHON, PEERS .. "echo_uvloop.py" } },
+  { "go", "timeout 120 go build -o " .. GO .. " " .. PEERS .. "echo.go", { GO } },
+  { "node", "node --version", { "node", "--expose-gc", PEERS .. "echo_node.js" } },
+  { "twisted", PYTHON .. " -c 'import twisted'", { PYTHON, PEERS .. "echo_twisted.py" } },
+}
+
+local function succeeds(command)
+  return os.execute("(" .. command .. ") >/dev/null 2>&1") == 0
+end
+
+local function exists(path)
+  local file = io.open(path, "rb")
+  return file and file:close() and true or false
+end
+
+local function whyNot(name, test)
+  if M[name] and not exists(M[name]) then
+    return M[name] .. " is not built"
+  elseif test and not succeeds(test) then
+    return "this fails here: " .. test
+  end
+end
+
+--- The echo servers that can run here, and the ones left out, each with a reason.
+---@param wanted table|nil set of names; nil for all
+function M.echoes(wanted)
+  local here, out = {}, {}
+  for _, row in ipairs(echoes) do
+    local name, test, command = row[1], row[2], row[3]
+    if not wanted or wanted[name] then
+      local reason = whyNot(name, test)
+      if reason then
+        out[#out + 1] = { name = name, reason = reason }
+      else
+        here[#here + 1] = { name = name, command = command }
+      end
+    end
+  end
+  return here, out
+end
+
+--- The servers of one poem: skald, the floor closing the same way, the floor closing at once.
+function M.poets(wanted, poem)
+  local list = {
+    { name = "skald",
+      command = { M.skald, "run", "poetry", "poem=" .. poem, "listen=tcp:127.0.0.1:0" } },
+    { name = "floor", command = { M.floor, "poetry", poem } },
+    { name = "floor-atonce", command = { M.floor, "poetry-atonce", poem } },
+  }
+  local here = {}
+  for _, server in ipairs(list) do
+    local family = server.name:match("^%a+")
+    if (not wanted or wanted[family]) and exists(M[family]) then
+      here[#here + 1] = server
+    end
+  end
+  return here
+end
+
+--- The names that --server knows.
+function M.names()
+  local names = {}
+  for _, row in ipairs(echoes) do
+    names[#names + 1] = row[1]
+  end
+  return names
+end
+
+return M
