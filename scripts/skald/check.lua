@@ -218,7 +218,7 @@ function check.definition(definition, file, source, endpoint)
   local methods = definition.protocol
   if type(methods) == "table" then
     checkChain(problems, methods, protocol.Protocol, protocolKeys, "a protocol")
-  elseif methods == nil and not definition.buildProtocol and not class.is(definition) then
+  elseif methods == nil and not definition.buildProtocol and not class.is(definition) and #problems.list == 0 then
     problems:add("return", nil, "the definition has no protocol")
   end
   if definition.connect ~= nil then

@@ -31,7 +31,12 @@ end
 ---@param name string
 ---@return string
 function texts.poem(name)
-  local bundled = name:find "^[%w_-]+$" and texts.bundled(("poems/%s.txt"):format(name))
+  local isName = name:find "^[%w_-]+$"
+  local bundled = isName and texts.bundled(("poems/%s.txt"):format(name))
+  if isName and not bundled and not io.open(name) then
+    local names = table.concat(core.bundledNames "services/poems/", ", "):gsub("%.txt", "")
+    error(("no poem '%s': neither a bundled one (%s) nor a file"):format(name, names), 0)
+  end
   return bundled or texts.file(name)
 end
 
