@@ -9,21 +9,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { ENDING = C_CLOSING | C_DROPPING | C_RESET | C_BROKEN, HURRY_MS = 10 };
+enum { ENDING = C_CLOSING | C_DROPPING | C_RESET | C_BROKEN };
 
 uint32_t connection_clock(const struct connection *connection)
 {
     return (uint32_t)uv_now(connection->poll.loop);
-}
-
-static uint32_t silent_for(const struct connection *connection)
-{
-    return connection_clock(connection) - connection->active;
 }
 
 static void trace(const struct connection *connection, const char *what)
@@ -34,113 +28,6 @@ static void trace(const struct connection *connection, const char *what)
     char text[200];
     connection_describe(connection, text, sizeof text);
     log_write(loop->log, LOG_DEBUG, "%s: %s", what, text);
-}
-
-/* --- deadlines ------------------------------------------------------------------------------ */
-
-static void timer_in(struct connection *connection, uint32_t milliseconds)
-{
-    loop_timer_start(connection_loop(connection), &connection->timer,
-                     (uv_now(connection->poll.loop) + milliseconds) * 1000000);
-}
-
-/* Waits for the peer to take the rest of a queue that ends. */
-static bool is_finishing(const struct connection *connection)
-{
-    uint32_t flags = connection->flags;
-    return flags & C_CLOSING || (flags & (C_FIN_WANTED | C_FIN_SENT)) == C_FIN_WANTED;
-}
-
-/* Bytes of ours that the peer's side has not acknowledged, or -1 where the system does not say. */
-static int in_flight(const struct connection *connection)
-{
-    int bytes = -1;
-#ifdef TIOCOUTQ
-    if (ioctl(connection->fd, TIOCOUTQ, &bytes) < 0)
-        bytes = -1;
-#endif
-    return bytes;
-}
-
-/* The kernel asks for more only when much has been taken; a peer that takes little is seen in what
- * is in flight. */
-static void note_progress(struct connection *connection)
-{
-    int bytes = in_flight(connection);
-    if (bytes < 0 || (uint32_t)bytes == connection->in_flight)
-        return;
-    connection->in_flight = (uint32_t)bytes;
-    connection->active = connection_clock(connection);
-}
-
-/* When to look: where output waits, often enough to see when the peer last took some. */
-static uint32_t next_look(const struct connection *connection, uint32_t limit, uint32_t silence)
-{
-    uint32_t left = limit - silence;
-    uint32_t often = limit / 8 + 1;
-    return connection->out.bytes > 0 && often < left ? often : left;
-}
-
-void connection_arm(struct connection *connection)
-{
-    uint32_t limit = connection->group->idle_ms;
-    if (is_finishing(connection))
-        limit = connection->group->close_ms;
-    if (limit == 0) {
-        loop_timer_stop(connection_loop(connection), &connection->timer);
-    } else if (!timer_pending(&connection->timer)) {
-        connection->in_flight = (uint32_t)in_flight(connection);
-        timer_in(connection, next_look(connection, limit, 0));
-    }
-}
-
-static void on_deadline(struct connection *connection, uint32_t limit, bool waiting)
-{
-    if (!waiting) {
-        timer_in(connection, limit);
-        return;
-    }
-    if (connection->out.bytes > 0)
-        note_progress(connection);
-    uint32_t silence = silent_for(connection);
-    if (silence < limit) {
-        timer_in(connection, next_look(connection, limit, silence));
-        return;
-    }
-    bool clean = connection->out.bytes == 0;
-    connection_end(connection, clean ? C_CLOSING : C_RESET, END_TIMEOUT, BY_HOST, 0);
-}
-
-/* Reads and drops what has come. False at the end of the stream, or where it broke. */
-static bool discard(struct connection *connection)
-{
-    struct loop *loop = connection_loop(connection);
-    char *buffer = loop->events->buffer(loop->context);
-    ssize_t n = connection->ops->read(connection, buffer, READ_SIZE);
-    return n > 0 || n == -EAGAIN;
-}
-
-/* A host that stops does not wait for a peer that has everything and keeps its side open. */
-static void on_linger_deadline(struct connection *connection)
-{
-    bool wait = connection_loop(connection)->draining && silent_for(connection) < LINGER_MS &&
-                discard(connection) && in_flight(connection) != 0;
-    if (wait)
-        timer_in(connection, HURRY_MS);
-    else
-        connection_drop(connection);
-}
-
-static void on_timer(struct timer *timer)
-{
-    struct connection *connection = container_of(timer, struct connection, timer);
-    struct group *group = connection->group;
-    if (connection->flags & C_LOST)
-        on_linger_deadline(connection);
-    else if (is_finishing(connection))
-        on_deadline(connection, group->close_ms, connection->out.bytes > 0);
-    else if (group->idle_ms)
-        on_deadline(connection, group->idle_ms, connection->flags & C_READING);
 }
 
 /* --- the end -------------------------------------------------------------------------------- */
@@ -201,7 +88,7 @@ static void linger(struct connection *connection)
 {
     struct loop *loop = connection_loop(connection);
     connection->active = connection_clock(connection);
-    timer_in(connection, loop->draining ? 0 : LINGER_MS);
+    connection_timer_in(connection, loop->draining ? 0 : LINGER_MS);
     connection_watch(connection);
 }
 
@@ -247,6 +134,13 @@ static void finish_writing(struct connection *connection)
         loop->events->write_closed(loop->context, connection);
 }
 
+/* Waits for the peer to take the rest of a queue that ends. */
+bool connection_is_finishing(const struct connection *connection)
+{
+    uint32_t flags = connection->flags;
+    return flags & C_CLOSING || (flags & (C_FIN_WANTED | C_FIN_SENT)) == C_FIN_WANTED;
+}
+
 void connection_settle(struct connection *connection)
 {
     if (connection->flags & C_LOST)
@@ -259,7 +153,7 @@ void connection_settle(struct connection *connection)
         lose(connection);
         return;
     }
-    if (connection->out.bytes == 0 && is_finishing(connection) &&
+    if (connection->out.bytes == 0 && connection_is_finishing(connection) &&
         !output_has_producer(connection)) {
         if (connection->flags & C_CLOSING) {
             lose(connection);
@@ -326,9 +220,18 @@ static void on_socket_error(struct connection *connection)
     connection_end(connection, C_BROKEN, END_LOST, BY_PEER, error);
 }
 
+/* Reads and drops what has come. False at the end of the stream, or where it broke. */
+bool connection_discard(struct connection *connection)
+{
+    struct loop *loop = connection_loop(connection);
+    char *buffer = loop->events->buffer(loop->context);
+    ssize_t n = connection->ops->read(connection, buffer, READ_SIZE);
+    return n > 0 || n == -EAGAIN;
+}
+
 static void on_linger(struct connection *connection)
 {
-    if (discard(connection))
+    if (connection_discard(connection))
         connection_watch(connection);
     else
         connection_drop(connection);
@@ -385,7 +288,7 @@ struct connection *connection_new(struct loop *loop, struct group *group,
     connection->group = group;
     connection->fd = fd;
     connection->peer = *peer;
-    connection->timer.fire = on_timer;
+    connection->timer.fire = connection_on_timer;
     connection->active = connection_clock(connection);
     group_hold(group);
     loop->open++;
@@ -399,7 +302,7 @@ void connection_refuse(struct connection *connection)
     connection->flags |= C_REFUSED | C_LOST;
     loop->refusing++;
     connection->ops->finish(connection);
-    if (discard(connection))
+    if (connection_discard(connection))
         linger(connection);
     else
         connection_drop(connection);
@@ -408,7 +311,7 @@ void connection_refuse(struct connection *connection)
 void connection_stop(struct connection *connection)
 {
     if (connection->flags & C_LOST && !uv_is_closing((uv_handle_t *)&connection->poll))
-        timer_in(connection, 0);
+        connection_timer_in(connection, 0);
     else
         connection_end(connection, C_CLOSING, END_STOPPED, BY_HOST, 0);
 }

@@ -137,6 +137,15 @@ int socket_host(int fd, struct address *address, char *path, size_t size);
 /* loop.c */
 void loop_drained(struct loop *loop); /* the last connection of a loop that drains is gone */
 
+bool connection_is_finishing(
+    const struct connection *connection);               /* waits for its last bytes to go */
+bool connection_discard(struct connection *connection); /* reads and drops; false at the end */
+
+/* deadline.c */
+void connection_arm(struct connection *connection); /* the deadline that its state asks for */
+void connection_timer_in(struct connection *connection, uint32_t milliseconds);
+void connection_on_timer(struct timer *timer);
+
 /* output.c */
 int output_flush(struct connection *connection); /* 0 or -errno */
 void output_writable(struct connection *connection);
