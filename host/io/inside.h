@@ -127,7 +127,6 @@ void connection_end(struct connection *connection, enum connection_flag how, enu
 void connection_settle(struct connection *connection);
 void connection_dirty(struct connection *connection);
 void connection_watch(struct connection *connection);
-void connection_arm(struct connection *connection);  /* the deadline that its state asks for */
 void connection_drop(struct connection *connection); /* closes the socket, now */
 void connection_stop(struct connection *connection); /* the host stops */
 void connection_refuse(struct connection *connection);
