@@ -131,14 +131,13 @@ void connection_drop(struct connection *connection); /* closes the socket, now *
 void connection_stop(struct connection *connection); /* the host stops */
 void connection_refuse(struct connection *connection);
 uint32_t connection_clock(const struct connection *connection);
+bool connection_discard(struct connection *connection); /* reads and drops; false at the end */
+/* Waits for the last bytes to go. */
+bool connection_is_finishing(const struct connection *connection);
 int socket_host(int fd, struct address *address, char *path, size_t size);
 
 /* loop.c */
 void loop_drained(struct loop *loop); /* the last connection of a loop that drains is gone */
-
-bool connection_is_finishing(
-    const struct connection *connection);               /* waits for its last bytes to go */
-bool connection_discard(struct connection *connection); /* reads and drops; false at the end */
 
 /* deadline.c */
 void connection_arm(struct connection *connection); /* the deadline that its state asks for */
