@@ -32,12 +32,14 @@ static void trace(const struct connection *connection, const char *what)
 
 /* --- the end -------------------------------------------------------------------------------- */
 
-/* The first reason stands, unless an orderly end turns into a hard one. */
+/* The first reason stands, unless an orderly end turns into a hard one, or the host ends what still
+ * waits for a producer. */
 void connection_end(struct connection *connection, enum connection_flag how, enum end_code code,
                     enum end_by by, int error)
 {
     uint32_t ending = connection->flags & ENDING;
-    if (connection->flags & C_LOST || (ending && (ending != C_CLOSING || how == C_CLOSING)))
+    bool overrules = how != C_CLOSING || (by == BY_HOST && output_has_producer(connection));
+    if (connection->flags & C_LOST || (ending && (ending != C_CLOSING || !overrules)))
         return;
     connection->flags |= how;
     connection->code = (uint8_t)code;
@@ -99,7 +101,7 @@ static void tell_lost(struct connection *connection)
     struct end end = {connection->code, connection->by, connection->error};
     connection->flags |= C_LOST;
     trace(connection, "lost");
-    group_lose(connection->group);
+    group_lose(connection->group, connection);
     loop->events->lost(loop->context, connection, &end);
     slots_remove(&loop->connections, connection->handle);
     connection->handle = 0;
@@ -126,12 +128,14 @@ static void finish_writing(struct connection *connection)
     struct loop *loop = connection_loop(connection);
     int error = connection->ops->finish(connection);
     connection->flags |= C_FIN_SENT;
-    if (error < 0)
+    loop_timer_stop(loop, &connection->timer);
+    if (error < 0) {
         connection_end(connection, C_BROKEN, END_LOST, BY_PEER, -error);
-    else if (connection->flags & C_EOF)
+        return;
+    }
+    loop->events->write_closed(loop->context, connection);
+    if (connection->flags & C_EOF)
         connection_end(connection, C_CLOSING, END_DONE, BY_LOCAL, 0);
-    else
-        loop->events->write_closed(loop->context, connection);
 }
 
 /* Waits for the peer to take the rest of a queue that ends. */
@@ -187,7 +191,8 @@ static void on_readable(struct connection *connection)
     }
     connection->flags |= C_EOF;
     trace(connection, "end of input");
-    if (connection->flags & C_FIN_SENT || !loop->events->ended(loop->context, connection))
+    bool handled = loop->events->ended(loop->context, connection);
+    if (!handled || connection->flags & C_FIN_SENT)
         connection_end(connection, C_CLOSING, END_DONE, BY_PEER, 0);
 }
 
@@ -200,11 +205,13 @@ static bool wants_input(const struct connection *connection)
 
 static bool wants_output(const struct connection *connection)
 {
-    if (connection->flags & C_LOST)
+    uint32_t flags = connection->flags;
+    if (flags & (C_LOST | C_DROPPING | C_RESET | C_BROKEN))
         return false;
     if (connection->out.bytes > 0)
         return true;
-    return connection->flags & (C_PULL | C_PAUSED) && output_has_producer(connection);
+    bool asks = (flags & (C_PULL | C_ASKED)) == C_PULL || flags & C_PAUSED;
+    return asks && output_has_producer(connection);
 }
 
 /* libuv stops watching a socket that is in error: whoever reads or writes it learns why; where

@@ -34,6 +34,9 @@ void connection_resume(struct connection *connection);
 void connection_set_producer(struct connection *connection, enum producer producer);
 size_t connection_buffered(const struct connection *connection);
 
+/* It has a protocol now: counts among the live ones of its group. */
+void connection_join(struct connection *connection);
+
 /* A callback of its protocol raised: drops the queue, sends FIN, ends as "error". */
 void connection_fail(struct connection *connection);
 

@@ -43,7 +43,8 @@ static uint32_t next_look(const struct connection *connection, uint32_t limit, u
 {
     uint32_t left = limit - silence;
     uint32_t often = limit / 8 + 1;
-    return connection->out.bytes > 0 && often < left ? often : left;
+    bool waits = connection->out.bytes > 0 || connection->in_flight > 0;
+    return waits && often < left ? often : left;
 }
 
 void connection_arm(struct connection *connection)
@@ -60,17 +61,28 @@ void connection_arm(struct connection *connection)
     }
 }
 
+/* Something has come that will be read in this turn. */
+static bool has_input(const struct connection *connection)
+{
+    int bytes = 0;
+    return (connection->flags & (C_READING | C_EOF | C_CLOSING)) == C_READING &&
+           ioctl(connection->fd, FIONREAD, &bytes) == 0 && bytes > 0;
+}
+
 static void on_deadline(struct connection *connection, uint32_t limit, bool waiting)
 {
     if (!waiting) {
         connection_timer_in(connection, limit);
         return;
     }
-    if (connection->out.bytes > 0)
-        note_progress(connection);
+    note_progress(connection);
     uint32_t silence = silent_for(connection);
     if (silence < limit) {
         connection_timer_in(connection, next_look(connection, limit, silence));
+        return;
+    }
+    if (has_input(connection)) {
+        connection_timer_in(connection, 1); /* the host was busy: read that first */
         return;
     }
     bool clean = connection->out.bytes == 0;

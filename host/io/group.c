@@ -58,14 +58,22 @@ void group_join(struct group *group, struct connection *connection)
     if (group->first)
         group->first->previous = connection;
     group->first = connection;
-    group->live++;
     group->total++;
     count_peer(group, connection);
 }
 
-void group_lose(struct group *group)
+void connection_join(struct connection *connection)
 {
-    group->live--;
+    if (connection->flags & C_JOINED)
+        return;
+    connection->flags |= C_JOINED;
+    connection->group->live++;
+}
+
+void group_lose(struct group *group, struct connection *connection)
+{
+    if (connection->flags & C_JOINED)
+        group->live--;
 }
 
 static void unlink_connection(struct group *group, struct connection *connection)
@@ -119,6 +127,8 @@ static void arm_all(struct group *group)
 static uint64_t rounded(double value, double scale, uint64_t most)
 {
     double scaled = value * scale;
+    if (!(scaled > 0))
+        return 0;
     return scaled >= (double)most ? most : (uint64_t)(scaled + 0.999999);
 }
 
@@ -166,7 +176,7 @@ uint32_t group_members(const struct group *group, double *handles, uint32_t max)
 {
     uint32_t n = 0;
     for (struct connection *c = group->first; c && n < max; c = c->next)
-        if (!(c->flags & C_LOST))
+        if ((c->flags & (C_LOST | C_JOINED)) == C_JOINED)
             handles[n++] = (double)c->handle;
     return n;
 }

@@ -31,6 +31,7 @@ struct loop {
     struct chunk_pool pool;
     struct timers timers;
     uv_timer_t alarm;  /* rings at the earliest deadline */
+    uv_idle_t soon;    /* instead, where that has come already */
     uint64_t alarm_at; /* UINT64_MAX: not set */
     struct slots connections;
     struct slots listeners;
@@ -41,9 +42,11 @@ struct loop {
     struct listener *paced; /* wait for a descriptor */
     void (*drained)(void *context);
     struct timer grace;
-    uint32_t open;     /* connections with a socket, lingering ones included */
-    uint32_t refusing; /* of these, refused over a bound: not counted in their groups */
-    int reserve;       /* a descriptor kept to refuse with when there is none left */
+    uint64_t warned_at; /* when a shortage of descriptors was last logged */
+    size_t flushed;     /* bytes sent within the running callback */
+    uint32_t open;      /* connections with a socket, lingering ones included */
+    uint32_t refusing;  /* of these, refused over a bound: not counted in their groups */
+    int reserve;        /* a descriptor kept to refuse with when there is none left */
     bool settling;
     bool draining;
     bool trace;
@@ -67,6 +70,8 @@ enum connection_flag {
     C_REFUSED = 1 << 13, /* over a bound: Lua never saw it, groups do not count it */
     C_COUNTED = 1 << 14, /* in its group's table of peers */
     C_FULL = 1 << 15,    /* the kernel took less than we had: wait until it wants more */
+    C_ASKED = 1 << 16,   /* its pull producer was asked, and has not written since */
+    C_JOINED = 1 << 17,  /* has a protocol: counts among the live ones */
 };
 
 /* Owned by the loop from creation to uv_close's callback, which frees it. */
@@ -98,7 +103,7 @@ struct group {
     struct group *next;
     struct group *previous;
     struct connection *first;
-    uint32_t live;       /* not yet lost */
+    uint32_t live;       /* joined and not yet lost */
     uint32_t total;      /* in the list, lingering ones too: what the bounds count */
     uint32_t references; /* listeners, connections and Lua */
     uint32_t max_connections;
@@ -114,7 +119,7 @@ struct group {
 /* group.c */
 void group_hold(struct group *group);
 void group_join(struct group *group, struct connection *connection);
-void group_lose(struct group *group); /* one of its live ones was lost */
+void group_lose(struct group *group, struct connection *connection);  /* was lost */
 void group_leave(struct group *group, struct connection *connection); /* its socket is closed */
 bool group_admits(const struct group *group, const struct address *peer);
 

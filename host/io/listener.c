@@ -38,6 +38,10 @@ struct listener {
     ino_t inode;
 };
 
+#define WARN_NS                                                                                    \
+    ((uint64_t)10 * 1000000000) /* quiet for so long: the next shortage is a new one               \
+                                 */
+
 static struct loop *listener_loop(const struct listener *listener)
 {
     return container_of(listener->poll.loop, struct loop, uv);
@@ -126,15 +130,19 @@ static void refuse_waiting(struct listener *listener)
 static void pace(struct listener *listener, int error)
 {
     struct loop *loop = listener_loop(listener);
-    if (listener->tries == 0)
+    uint64_t now = loop_now(loop);
+    if (loop->warned_at == 0 || now - loop->warned_at > WARN_NS)
         log_write(loop->log, LOG_WARNING, "accept: %s; waiting for a connection to end",
                   error_text(error));
+    loop->warned_at = now;
+    if (loop->reserve < 0)
+        loop->reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
     if (listener->tries < PATIENCE)
         listener->tries++;
     else
         refuse_waiting(listener);
     uv_poll_stop(&listener->poll);
-    loop_timer_start(loop, &listener->pace, loop_now(loop) + PACE_MS * (uint64_t)1000000);
+    loop_timer_start(loop, &listener->pace, now + PACE_MS * (uint64_t)1000000);
     if (!listener->paced) {
         listener->paced = true;
         listener->next_paced = loop->paced;
@@ -165,19 +173,22 @@ static void accept_batch(struct listener *listener)
     }
 }
 
-static void on_poll(uv_poll_t *poll, int status, int events)
-{
-    struct listener *listener = container_of(poll, struct listener, poll);
-    assert(listener->magic == LISTENER_MAGIC);
-    (void)status;
-    (void)events;
-    accept_batch(listener);
-}
+static void on_poll(uv_poll_t *poll, int status, int events);
 
 static void watch(struct listener *listener)
 {
     if (listener->accepting)
         uv_poll_start(&listener->poll, UV_READABLE, on_poll);
+}
+
+static void on_poll(uv_poll_t *poll, int status, int events)
+{
+    struct listener *listener = container_of(poll, struct listener, poll);
+    assert(listener->magic == LISTENER_MAGIC);
+    (void)events;
+    accept_batch(listener);
+    if (status < 0 && !listener->paced)
+        watch(listener); /* libuv has stopped watching */
 }
 
 static void unpace(struct listener *listener)
@@ -238,6 +249,8 @@ static void unlink_file(const struct listener *listener)
 int listener_new(struct loop *loop, struct group *group, const struct transport_ops *ops, int fd,
                  uint64_t *handle)
 {
+    if (loop->draining)
+        return -ECANCELED;
     struct listener *listener = memory_new(sizeof *listener);
     *handle = slots_add(&loop->listeners, listener);
     int error = *handle ? uv_poll_init(&loop->uv, &listener->poll, fd) : -ENFILE;

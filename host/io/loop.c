@@ -14,9 +14,8 @@
 
 static void set_alarm(struct loop *loop);
 
-static void on_alarm(uv_timer_t *alarm)
+static void run_due(struct loop *loop)
 {
-    struct loop *loop = container_of(alarm, struct loop, alarm);
     uint64_t now = loop_now(loop);
     uint64_t order = loop->timers.order;
     struct timer *timer;
@@ -28,19 +27,33 @@ static void on_alarm(uv_timer_t *alarm)
     set_alarm(loop);
 }
 
-/* libuv counts milliseconds from when the turn began: round up, so that nothing rings early. */
+static void on_alarm(uv_timer_t *alarm)
+{
+    run_due(container_of(alarm, struct loop, alarm));
+}
+
+static void on_soon(uv_idle_t *soon)
+{
+    uv_idle_stop(soon);
+    run_due(container_of(soon, struct loop, soon));
+}
+
+/* libuv counts milliseconds from when the turn began: round up, so that nothing rings early. What
+ * is due already runs in the next turn, after one look at the sockets; an alarm of 0 ms set while
+ * alarms ring would ring again at once, for ever. */
 static void set_alarm(struct loop *loop)
 {
     uint64_t next = timers_next(&loop->timers);
-    uint64_t turn = uv_now(&loop->uv) * 1000000;
     if (next == loop->alarm_at)
         return;
     loop->alarm_at = next;
     if (next == UINT64_MAX)
         uv_timer_stop(&loop->alarm);
+    else if (next <= loop_now(loop))
+        uv_idle_start(&loop->soon, on_soon);
     else
-        uv_timer_start(&loop->alarm, on_alarm, next > turn ? (next - turn + 999999) / 1000000 : 0,
-                       0);
+        uv_timer_start(&loop->alarm, on_alarm,
+                       (next - uv_now(&loop->uv) * 1000000 + 999999) / 1000000, 0);
 }
 
 uint64_t loop_now(const struct loop *loop)
@@ -87,6 +100,7 @@ void loop_settle(struct loop *loop)
     if (loop->settling)
         return;
     loop->settling = true;
+    loop->flushed = 0;
     do {
         while ((connection = take_dirty(loop)) != NULL)
             connection_settle(connection);
@@ -99,6 +113,8 @@ struct chunk_pool *loop_pool(struct loop *loop)
 {
     return &loop->pool;
 }
+
+enum { GRACE_MOST = 1 << 30 }; /* seconds: fits a clock of nanoseconds */
 
 /* --- stopping ------------------------------------------------------------------------------- */
 
@@ -166,6 +182,7 @@ void loop_drain(struct loop *loop, double grace, void (*done)(void *context))
         loop_drained(loop);
         return;
     }
+    grace = grace < GRACE_MOST ? grace : GRACE_MOST;
     loop_timer_start(loop, &loop->grace, loop_now(loop) + (uint64_t)(grace * 1e9));
     loop_settle(loop);
 }
@@ -186,6 +203,7 @@ struct loop *loop_new(const struct log *log, const struct loop_events *events, v
         return NULL;
     }
     uv_timer_init(&loop->uv, &loop->alarm);
+    uv_idle_init(&loop->uv, &loop->soon);
     loop->alarm_at = UINT64_MAX;
     loop->log = log;
     loop->events = events;
@@ -236,6 +254,7 @@ int loop_close(struct loop *loop)
     close_listeners(loop);
     uv_walk(&loop->uv, close_one, loop);
     uv_close((uv_handle_t *)&loop->alarm, NULL);
+    uv_close((uv_handle_t *)&loop->soon, NULL);
     uv_run(&loop->uv, UV_RUN_DEFAULT);
     if (uv_loop_close(&loop->uv) < 0)
         uv_walk(&loop->uv, count_one, &left);

@@ -3,7 +3,10 @@
 
 #include <errno.h>
 
-enum { PARTS = 64 };
+enum {
+    PARTS = 64,
+    FLUSH_MOST = 1 << 20, /* bytes sent within one callback, so that a fast reader starves nobody */
+};
 
 static size_t parts_size(const struct iovec *parts, int count)
 {
@@ -29,6 +32,7 @@ int output_flush(struct connection *connection)
         if (taken < 0)
             break;
         connection->active = connection_clock(connection);
+        connection_loop(connection)->flushed += (size_t)taken;
         queue_consume(&connection->out, pool, (size_t)taken);
     }
     queue_settle(&connection->out, pool);
@@ -44,11 +48,13 @@ static void flush_or_break(struct connection *connection)
 
 void connection_flush(struct connection *connection)
 {
-    if (!(connection->flags & (C_LOST | C_DROPPING | C_RESET | C_BROKEN)))
-        flush_or_break(connection);
+    if (connection->flags & (C_LOST | C_DROPPING | C_RESET | C_BROKEN))
+        return;
+    connection->flags &= ~(uint32_t)C_FULL; /* the peer may have read meanwhile */
+    flush_or_break(connection);
 }
 
-/* After loseConnection only a producer that was registered before may still write. */
+/* After loseConnection only a registered producer may still write. */
 static bool accepts(const struct connection *connection)
 {
     uint32_t flags = connection->flags;
@@ -66,7 +72,7 @@ static enum write_result cross_high_water(struct connection *connection, size_t 
     uint64_t high = connection->group->high_water;
     if (connection->out.bytes <= high)
         return WRITE_OK;
-    if (before <= high)
+    if (before <= high && connection_loop(connection)->flushed < FLUSH_MOST)
         flush_or_break(connection);
     if (connection->out.bytes <= high || (connection->flags & (C_PUSH | C_PAUSED)) != C_PUSH)
         return WRITE_OK;
@@ -84,6 +90,10 @@ enum write_result connection_write(struct connection *connection, const char *da
     if (length == 0)
         return WRITE_OK;
     bool queued = false;
+    if (before > connection->group->max_buffered) {
+        connection_flush(connection);
+        before = connection->out.bytes;
+    }
     if (before <= connection->group->max_buffered) {
         if (anchor)
             queued = (*anchor = queue_refer(&connection->out, pool, data, length)) != 0;
@@ -94,13 +104,14 @@ enum write_result connection_write(struct connection *connection, const char *da
         connection_end(connection, C_RESET, END_LIMIT, BY_HOST, 0);
         return WRITE_LIMIT;
     }
+    connection->flags &= ~(uint32_t)C_ASKED;
     connection_dirty(connection);
     return cross_high_water(connection, before);
 }
 
 void connection_set_producer(struct connection *connection, enum producer producer)
 {
-    connection->flags &= ~(uint32_t)(C_PUSH | C_PULL | C_PAUSED);
+    connection->flags &= ~(uint32_t)(C_PUSH | C_PULL | C_PAUSED | C_ASKED);
     if (producer == PRODUCER_PUSH)
         connection->flags |= C_PUSH;
     if (producer == PRODUCER_PULL)
@@ -126,11 +137,13 @@ void output_writable(struct connection *connection)
     if (connection->flags & C_BROKEN || !output_has_producer(connection))
         return;
     bool pull = connection->flags & C_PULL;
-    bool paused = connection->flags & C_PAUSED;
-    if (pull ? connection->out.bytes > 0
-             : !paused || connection->out.bytes > connection->group->low_water)
+    bool ready = pull ? connection->out.bytes == 0 && !(connection->flags & C_ASKED)
+                      : connection->flags & C_PAUSED &&
+                            connection->out.bytes <= connection->group->low_water;
+    if (!ready)
         return;
     connection->flags &= ~(uint32_t)C_PAUSED;
+    connection->flags |= pull ? C_ASKED : 0;
     loop->events->resume(loop->context, connection);
 }
 

@@ -3,6 +3,7 @@
 
 #include "base/memory.h"
 
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -113,9 +114,19 @@ static size_t find_header(struct allocator *allocator, lua_State *L)
     return header;
 }
 
+/* A LuaJIT that addresses 32 bits takes memory from its own allocator only. */
+static bool takes_any_memory(const struct allocator *allocator)
+{
+    void *probe = allocator->small(allocator->small_context, NULL, 0, BLOCK);
+    allocator->small(allocator->small_context, probe, BLOCK, 0);
+    return (uintptr_t)probe > UINT32_MAX;
+}
+
 void allocator_attach(struct allocator *allocator, lua_State *L)
 {
     allocator->small = lua_getallocf(L, &allocator->small_context);
+    if (!takes_any_memory(allocator))
+        return; /* then reads are copied, as small ones are */
     lua_setallocf(L, allocate, allocator);
     allocator->header = find_header(allocator, L);
 }

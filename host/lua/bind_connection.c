@@ -72,6 +72,13 @@ void skald_fail(struct core *core, double handle)
         connection_fail(connection);
 }
 
+void skald_join(struct core *core, double handle)
+{
+    struct connection *connection = find(core, handle);
+    if (connection)
+        connection_join(connection);
+}
+
 bool skald_set_producer(struct core *core, double handle, int producer)
 {
     struct connection *connection = find(core, handle);

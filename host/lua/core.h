@@ -14,7 +14,7 @@ struct core {
     struct allocator allocator;
     int gc_limit;    /* KB that Lua may hold before a collection begins */
     bool collecting; /* one is under way, in steps */
-    size_t untended; /* bytes that came, and a little for each event, since vm_tend looked */
+    int gc_held;     /* KB at the last step of it */
     struct loop *loop;
     const struct log *log;
     struct slots timers; /* callLater's; owns them */

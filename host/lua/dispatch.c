@@ -115,11 +115,27 @@ static char *on_buffer(void *context)
     return allocator_buffer(&core->allocator);
 }
 
+/* Runs protected: making the string may collect, and a finalizer may raise. */
+static int enter_data(lua_State *L) // [core, place, length]
+{
+    struct core *core = lua_touserdata(L, 1);
+    size_t length = (size_t)lua_tointeger(L, 3);
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_pushvalue(L, 2);
+    vm_push_read(core, length); // [core, place, length, data, place, bytes]
+    lua_call(L, 2, 0);
+    return 0;
+}
+
 static void on_data(void *context, struct connection *connection, size_t length)
 {
-    begin(context, DATA, connection);
-    vm_push_read(context, length);
-    call_for(context, connection, 2, 0);
+    struct core *core = context;
+    lua_State *L = core->L;
+    lua_pushvalue(L, DATA);
+    lua_pushlightuserdata(L, core);
+    lua_pushinteger(L, slot_place(connection_handle(connection)));
+    lua_pushinteger(L, (lua_Integer)length);
+    call_for(core, connection, 3, 0);
 }
 
 static bool on_ended(void *context, struct connection *connection)
@@ -203,6 +219,9 @@ int dispatch_open(struct core *core)
     for (int place = ANCHORS; place < PLACES; place++)
         lua_getfield(L, ANCHORS, names[place]); // the module lies at ANCHORS until the end
     lua_remove(L, ANCHORS);
+    lua_pushvalue(L, DATA);
+    lua_pushcclosure(L, enter_data, 1);
+    lua_replace(L, DATA);
     core->on_timer = on_timer;
     return 0;
 }

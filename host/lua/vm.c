@@ -1,6 +1,7 @@
 /* The only file that creates, enters and ends a lua_State. Every entry is protected. */
 #include "lua/vm.h"
 
+#include "base/log.h"
 #include "lua/bundle.h"
 
 #include <lauxlib.h>
@@ -155,11 +156,9 @@ void vm_close(struct core *core)
 /* --- collection ----------------------------------------------------------------------------- */
 
 enum {
-    GC_ROOM = 1536,  /* KB of garbage that are worth a collection of even the smallest heap */
-    GC_STEP = 16,    /* KB of debt: with the usual multiplier, about 30 us of work */
-    GC_LOOK = 16384, /* bytes that come before it is worth asking how much Lua holds */
-    GC_EVENT = 256,  /* what any event is taken to leave behind */
-    GC_PAUSE = 200,  /* LuaJIT's own, for a collection that a single callback runs into */
+    GC_ROOM = 1536, /* KB of garbage that are worth a collection of even the smallest heap */
+    GC_STEP = 16,   /* KB of debt: with the usual multiplier, about 30 us of work */
+    GC_PAUSE = 200, /* LuaJIT's own, for a collection that a single callback runs into */
 };
 
 /* Lets LuaJIT collect by itself only when a single callback goes far over the limit. */
@@ -181,29 +180,57 @@ static void set_limit(struct core *core)
     set_backstop(core);
 }
 
+/* What runs a finalizer may raise; that must not leave through the loop. */
+static void guarded(struct core *core, lua_CFunction function)
+{
+    lua_State *L = core->L;
+    if (lua_cpcall(L, function, core) == 0)
+        return;
+    const char *text = lua_tostring(L, -1);
+    log_write(core->log, LOG_ERROR, "a finalizer failed: %s", text ? text : "(no text)");
+    lua_pop(L, 1);
+}
+
+static int collect_all(lua_State *L)
+{
+    lua_gc(L, LUA_GCCOLLECT, 0);
+    lua_gc(L, LUA_GCCOLLECT, 0); /* what finalizers let go of */
+    return 0;
+}
+
 void vm_collect(struct core *core)
 {
-    lua_gc(core->L, LUA_GCCOLLECT, 0);
-    lua_gc(core->L, LUA_GCCOLLECT, 0); /* what finalizers let go of */
+    guarded(core, collect_all);
     set_limit(core);
+}
+
+/* Work for what was allocated since the last step, and a little more: so it comes to an end,
+ * however fast scripts allocate. */
+static int collect_step(lua_State *L)
+{
+    struct core *core = lua_touserdata(L, 1);
+    int held = lua_gc(L, LUA_GCCOUNT, 0);
+    int grown = held > core->gc_held ? held - core->gc_held : 0;
+    bool done = lua_gc(L, LUA_GCSTEP, GC_STEP + grown);
+    core->gc_held = lua_gc(L, LUA_GCCOUNT, 0);
+    if (done)
+        set_limit(core);
+    return 0;
 }
 
 void vm_tend(struct core *core)
 {
-    core->untended += GC_EVENT;
-    if (core->untended < GC_LOOK && !core->collecting)
+    int held = lua_gc(core->L, LUA_GCCOUNT, 0);
+    if (!core->collecting && held < core->gc_limit)
         return;
-    core->untended = 0;
-    if (!core->collecting && lua_gc(core->L, LUA_GCCOUNT, 0) < core->gc_limit)
-        return;
+    if (!core->collecting)
+        core->gc_held = held;
     core->collecting = true;
-    if (lua_gc(core->L, LUA_GCSTEP, GC_STEP))
-        set_limit(core);
+    guarded(core, collect_step);
 }
 
 void vm_push_read(struct core *core, size_t length)
 {
-    core->untended += length;
     allocator_push(&core->allocator, core->L, length);
     if (length < ALLOCATOR_LEAST)
         return;

@@ -28,7 +28,7 @@ struct host {
     struct core core; /* first: core_host relies on it */
     struct log log;
     const struct options *options;
-    uv_signal_t signals[4];
+    uv_signal_t signals[6];
     bool has_terminal; /* was started from one */
     bool stopping;
 };
@@ -77,9 +77,19 @@ static bool terminal_is_there(void)
     return fd >= 0;
 }
 
-static void on_interrupt(uv_signal_t *signal, int number)
+static void on_second_interrupt(uv_signal_t *signal, int number)
 {
     on_stop_signal(signal->data, number == SIGINT ? "SIGINT" : "SIGTERM");
+}
+
+/* The first one's handler is gone when it is called: where a callback never returns, the second one
+ * ends the process as the system does. Here the loop lives, and watches for the second itself. */
+static void on_interrupt(uv_signal_t *signal, int number)
+{
+    struct host *host = signal->data;
+    uv_signal_t *second = &host->signals[number == SIGINT ? 4 : 5];
+    uv_signal_start(second, on_second_interrupt, number);
+    on_stop_signal(host, number == SIGINT ? "SIGINT" : "SIGTERM");
 }
 
 static void on_hangup(uv_signal_t *signal, int number)
@@ -107,20 +117,17 @@ static void on_census(uv_signal_t *signal, int number)
               census.anchors, memory);
 }
 
-/* Unreferenced: they do not keep the loop alive while it closes. */
 static void signals_open(struct host *host)
 {
-    static const struct {
-        int number;
-        uv_signal_cb callback;
-    } rows[] = {
-        {SIGINT, on_interrupt}, {SIGTERM, on_interrupt}, {SIGHUP, on_hangup}, {SIGUSR1, on_census}};
     uv_loop_t *uv = loop_uv(host->core.loop);
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+    for (size_t i = 0; i < sizeof host->signals / sizeof *host->signals; i++) {
         uv_signal_init(uv, &host->signals[i]);
         host->signals[i].data = host;
-        uv_signal_start(&host->signals[i], rows[i].callback, rows[i].number);
     }
+    uv_signal_start_oneshot(&host->signals[0], on_interrupt, SIGINT);
+    uv_signal_start_oneshot(&host->signals[1], on_interrupt, SIGTERM);
+    uv_signal_start(&host->signals[2], on_hangup, SIGHUP);
+    uv_signal_start(&host->signals[3], on_census, SIGUSR1);
 }
 
 static void signals_close(struct host *host)

@@ -27,6 +27,14 @@ function core.errorOf(errno)
   return ffi.string(C.skald_error_text(errno)), ffi.string(C.skald_error_name(errno))
 end
 
+--- A handler for xpcall: what was raised as text, with a traceback. Never raises itself.
+---@param problem any
+---@return string
+function core.traceback(problem)
+  local ok, text = pcall(tostring, problem)
+  return debug.traceback(ok and text or "(an error that has no text)", 2)
+end
+
 --- A new buffer for an address, for the functions that fill one in.
 function core.addressBuffer()
   return ffi.new "struct skald_address"

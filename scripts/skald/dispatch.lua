@@ -22,7 +22,7 @@ local dispatch = {
 }
 
 local protocols, ports = dispatch.protocols, dispatch.ports
-local failures = {} -- texts of errors, by place, until the connection is lost
+local failures = transport.failures
 
 local function build(factory, carrier)
   if factory.buildProtocol == buildByDefault then
@@ -49,6 +49,7 @@ function dispatch.accepted(place, handle, listener)
     return false
   end
   protocols[place] = made
+  C.skald_join(pointer, handle)
   local connect = made.makeConnection or protocol.Protocol.makeConnection
   connect(made, carrier)
   return true
@@ -101,7 +102,7 @@ local function stopProducer(place)
   end
   producers[place] = nil
   if producer.stopProducing then
-    local ok, text = xpcall(producer.stopProducing, debug.traceback, producer)
+    local ok, text = xpcall(producer.stopProducing, core.traceback, producer)
     if not ok then
       C.skald_log(pointer, 3, text, #text)
     end
@@ -110,6 +111,9 @@ end
 
 local function makeReason(code, by, errno, failure)
   local detail, name
+  if reason.codes[code] ~= "error" then
+    failure = nil -- of a callback that had ended the connection otherwise before it raised
+  end
   if failure then
     detail = failure:match "^[^\n]*"
   elseif errno ~= 0 then
@@ -137,7 +141,7 @@ function dispatch.lost(place, code, by, errno)
     return
   end
   stopProducer(place)
-  remember(receiver.transport)
+  pcall(remember, receiver.transport) -- whatever a finalizer may do in there
   local lost = receiver.connectionLost
   if lost then
     lost(receiver, makeReason(code, by, errno, failure))
@@ -194,7 +198,7 @@ function Group:each()
   return function()
     repeat
       i = i + 1
-    until i >= count or C.skald_is_open(pointer, handles[i])
+    until i >= count or (C.skald_is_open(pointer, handles[i]) and protocols[core.place(handles[i])])
     return i < count and protocols[core.place(handles[i])] or nil
   end
 end

@@ -164,14 +164,18 @@ end
 
 local function startAll()
   for _, port in ipairs(host.opened) do
-    local ok, problem = xpcall(port.start, handler, port)
-    if not ok then
-      complainOf(problem)
-      return false
+    if port:isOpen() then
+      local ok, problem = xpcall(port.start, handler, port)
+      if not ok then
+        complainOf(problem)
+        return false
+      end
     end
   end
   for _, port in ipairs(host.opened) do
-    print(port:announcement())
+    if port:isOpen() then
+      print(port:announcement())
+    end
   end
   io.stdout:flush()
   return true

@@ -77,8 +77,12 @@ local function requireOwn(self, name)
     local path = form:format(self.folder, (name:gsub("%.", "/")))
     local text = readFile(path)
     if text then
-      self.modules[name] = true
-      local result = compile(self, text, path, name)
+      self.modules[name] = true -- for a module that requires itself in a circle
+      local ok, result = pcall(compile, self, text, path, name)
+      if not ok then
+        self.modules[name] = nil
+        error(result, 0)
+      end
       if result ~= nil then
         self.modules[name] = result
       end

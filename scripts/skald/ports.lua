@@ -76,6 +76,19 @@ function ports.factoryOf(definition)
   return definition:new()
 end
 
+--- What is wrong with the bounds of a definition, or nil.
+---@param definition table
+---@return string?
+function ports.problem(definition)
+  for _, name in ipairs(protocol.bounds) do
+    local problem = definition[name] ~= nil and protocol.boundProblem(name, definition[name])
+    if problem then
+      return problem
+    end
+  end
+  return nil
+end
+
 --- Binds; accepting starts with `accept`.
 ---@param factory Factory
 ---@param endpoint table as endpoints.parseServer gives it
@@ -103,6 +116,12 @@ function Port:start()
   if up[factory] == 1 and factory.startFactory then
     factory:startFactory()
   end
+end
+
+--- Whether it has not been stopped.
+---@return boolean
+function Port:isOpen()
+  return self.handle ~= nil
 end
 
 --- The line for standard output.

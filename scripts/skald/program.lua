@@ -1,5 +1,6 @@
 -- What the program has open and what waits until it runs.
 
+local core = require "skald.core"
 local dispatch = require "skald.dispatch"
 local log = require "skald.log"
 local ports = require "skald.ports"
@@ -12,7 +13,7 @@ local host = {
   checking = false, -- nothing is bound
   services = {},
   current = nil, -- the service whose script runs
-  opened = {}, -- ports, in the order of opening
+  opened = {}, -- ports, in the order of opening, until the host runs
   waiting = {}, -- calls of callWhenRunning
 }
 
@@ -23,10 +24,7 @@ function program.complain(format, ...)
   io.stderr:write(format:format(...), "\n")
 end
 
---- A handler for xpcall: the text of what was raised, with a traceback.
-function program.handler(problem)
-  return debug.traceback(tostring(problem), 2)
-end
+program.handler = core.traceback
 
 -- --- listening --------------------------------------------------------------------------------
 
@@ -58,7 +56,9 @@ function program.open(factory, endpoint, name)
     program.complain("skald: %s: %s: %s%s", name, describe(endpoint), message, hint)
     return nil, message, code
   end
-  host.opened[#host.opened + 1] = port
+  if host.phase == "loading" then
+    host.opened[#host.opened + 1] = port
+  end
   return port
 end
 
@@ -78,6 +78,21 @@ local function fakePort(endpoint)
   }
 end
 
+-- The name of the service whose code is running: that of the nearest function in its environment.
+local function callingService()
+  local level = 2
+  while debug.getinfo(level, "f") do
+    local environment = getfenv(level)
+    for _, service in ipairs(host.services) do
+      if service.environment == environment then
+        return service.name
+      end
+    end
+    level = level + 1
+  end
+  return host.current and host.current.name
+end
+
 --- What reactor.listenTCP and listenUNIX do.
 ---@param definition table
 ---@param endpoint table
@@ -91,10 +106,14 @@ function program.listen(definition, endpoint)
     host.opened[#host.opened + 1] = port
     return port
   end
-  local name = factory.name or (host.current and host.current.name) or "?"
+  local name = factory.name or callingService() or "?"
   local port, message, code = program.open(factory, endpoint, name)
   if port and host.phase == "running" then
-    port:start()
+    local ok, problem = pcall(port.start, port)
+    if not ok then
+      port:stopListening()
+      error(problem, 0)
+    end
     print(port:announcement())
     port:accept()
   end
@@ -120,8 +139,12 @@ end
 --- The loop is about to run.
 function program.running()
   host.phase = "running"
-  for _, port in ipairs(host.opened) do
-    port:accept()
+  local opened = host.opened
+  host.opened = {}
+  for _, port in ipairs(opened) do
+    if port:isOpen() then
+      guarded(port.accept, port)
+    end
   end
   local waiting = host.waiting
   host.waiting = {}

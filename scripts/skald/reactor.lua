@@ -3,6 +3,7 @@
 
 local class = require "skald.class"
 local core = require "skald.core"
+local ports = require "skald.ports"
 local program = require "skald.program"
 local protocol = require "skald.protocol"
 local timers = require "skald.timers"
@@ -50,6 +51,10 @@ local function factoryArgument(name, factory)
   end
   if class.is(factory) and not class.derives(factory, protocol.Factory) then
     error(("%s takes a factory, not a protocol"):format(name), 3)
+  end
+  local problem = ports.problem(factory)
+  if problem then
+    error(("%s: %s"):format(name, problem), 3)
   end
 end
 

@@ -23,6 +23,9 @@ transport.anchors = {}
 -- Producers by the place of their connection.
 transport.producers = {}
 
+-- Texts of errors, by place, until the connection is lost and its reason says so.
+transport.failures = {}
+
 local anchors, producers = transport.anchors, transport.producers
 
 function transport.new(handle)
@@ -31,9 +34,11 @@ end
 
 -- The writer is not to blame for a producer that raises: that connection fails, and the log has it.
 local function pauseProducer(self)
-  local producer = producers[core.place(self[1])]
-  local ok, message = xpcall(producer.pauseProducing, debug.traceback, producer)
+  local place = core.place(self[1])
+  local producer = producers[place]
+  local ok, message = xpcall(producer.pauseProducing, core.traceback, producer)
   if not ok then
+    transport.failures[place] = message
     C.skald_log(pointer, 3, message, #message)
     C.skald_fail(pointer, self[1])
   end
@@ -207,6 +212,9 @@ end
 ---@param on boolean
 ---@param seconds integer? the system's when not given
 function Transport:setTcpKeepAlive(on, seconds)
+  if seconds ~= nil and (type(seconds) ~= "number" or not (seconds >= 1 and seconds <= 32767)) then
+    error(("setTcpKeepAlive takes seconds from 1 to 32767, not %s"):format(tostring(seconds)), 2)
+  end
   return outcome(C.skald_set_keepalive(pointer, self[1], on and true or false, seconds or 0))
 end
 
