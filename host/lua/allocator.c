@@ -152,8 +152,9 @@ char *allocator_buffer(struct allocator *allocator)
  * copy that follows is onto itself, which memcpy sees. LuaJIT clears the string's last word before
  * it copies, so the tail is put back. A finalizer could allocate in between: the collector rests.
  */
-static void push_in_place(struct allocator *allocator, lua_State *L, char *bytes, size_t length)
+void allocator_push(struct allocator *allocator, lua_State *L, size_t length)
 {
+    char *bytes = allocator_buffer(allocator);
     char tail[ROUNDING];
     memcpy(tail, bytes + length - sizeof tail, sizeof tail);
     lua_gc(L, LUA_GCSTOP, 0);
@@ -162,13 +163,4 @@ static void push_in_place(struct allocator *allocator, lua_State *L, char *bytes
     allocator->expected = 0;
     if (lua_tostring(L, -1) == bytes)
         memcpy(bytes + length - sizeof tail, tail, sizeof tail);
-}
-
-void allocator_push(struct allocator *allocator, lua_State *L, size_t length)
-{
-    char *bytes = allocator_buffer(allocator);
-    if (length >= ALLOCATOR_LEAST)
-        push_in_place(allocator, L, bytes, length);
-    else
-        lua_pushlstring(L, bytes, length);
 }

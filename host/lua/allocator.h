@@ -32,8 +32,8 @@ void allocator_free(struct allocator *allocator);
 /* ALLOCATOR_READ bytes to read into; valid until the next call of either. */
 char *allocator_buffer(struct allocator *allocator);
 
-/* Pushes the first `length` bytes of the buffer as a string; no collection runs meanwhile, and for
- * a length from ALLOCATOR_LEAST on the caller must let it run again (lua_gc). */
+/* Pushes the first `length` bytes, at least ALLOCATOR_LEAST, of the buffer as a string, in place.
+ * The collector is stopped then; the caller lets it run again (lua_gc). */
 void allocator_push(struct allocator *allocator, lua_State *L, size_t length);
 
 #endif

@@ -26,7 +26,13 @@ struct skald_census {
     uint32_t connections, lingering, listeners, groups, timers, anchors, descriptors;
 };
 
+/* Where the bytes of a read lie while dispatch.data runs. */
+struct skald_read {
+    const char *bytes;
+};
+
 /* bind_connection.c */
+const struct skald_read *skald_read(struct core *core);
 /* At least 0: queued; bit 0: pause the push producer now; the rest: the anchor under which the
  * caller must keep `data` alive (only with refer). -1: closing. -2: over maxBuffered. */
 int skald_write(struct core *core, double connection, const char *data, size_t length, bool refer);

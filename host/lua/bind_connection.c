@@ -13,6 +13,11 @@ static struct connection *find(struct core *core, double connection)
     return connection_find(core->loop, (uint64_t)connection);
 }
 
+const struct skald_read *skald_read(struct core *core)
+{
+    return core->read;
+}
+
 int skald_write(struct core *core, double handle, const char *data, size_t length, bool refer)
 {
     struct connection *connection = find(core, handle);

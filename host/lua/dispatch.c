@@ -4,7 +4,9 @@
 
 #include "base/chunks.h"
 #include "base/log.h"
+#include "base/memory.h"
 #include "io/connection.h"
+#include "lua/bind.h"
 #include "lua/bundle.h"
 #include "lua/vm.h"
 
@@ -16,6 +18,7 @@ enum place {
     ANCHORS = VM_HANDLER + 1,
     ACCEPTED,
     DATA,
+    LARGE,
     ENDED,
     WRITE_CLOSED,
     RESUME,
@@ -29,17 +32,10 @@ enum place {
 };
 
 static const char *const names[PLACES] = {
-    [ANCHORS] = "anchors",
-    [ACCEPTED] = "accepted",
-    [DATA] = "data",
-    [ENDED] = "ended",
-    [WRITE_CLOSED] = "writeClosed",
-    [RESUME] = "resume",
-    [LOST] = "lost",
-    [FAILED] = "failed",
-    [TIMER] = "timer",
-    [RUNNING] = "running",
-    [STOPPED] = "stopped",
+    [ANCHORS] = "anchors", [ACCEPTED] = "accepted", [DATA] = "data",
+    [LARGE] = "large",     [ENDED] = "ended",       [WRITE_CLOSED] = "writeClosed",
+    [RESUME] = "resume",   [LOST] = "lost",         [FAILED] = "failed",
+    [TIMER] = "timer",     [RUNNING] = "running",   [STOPPED] = "stopped",
     [START] = "start",
 };
 
@@ -112,11 +108,13 @@ static enum accept_result on_accepted(void *context, struct connection *connecti
 static char *on_buffer(void *context)
 {
     struct core *core = context;
-    return allocator_buffer(&core->allocator);
+    char *buffer = allocator_buffer(&core->allocator);
+    core->read->bytes = buffer;
+    return buffer;
 }
 
-/* Runs protected: making the string may collect, and a finalizer may raise. */
-static int enter_data(lua_State *L) // [core, place, length]
+/* A full read becomes a string in place; protected, as all that may collect. */
+static int enter_large(lua_State *L) // [core, place, length]
 {
     struct core *core = lua_touserdata(L, 1);
     size_t length = (size_t)lua_tointeger(L, 3);
@@ -131,11 +129,13 @@ static void on_data(void *context, struct connection *connection, size_t length)
 {
     struct core *core = context;
     lua_State *L = core->L;
-    lua_pushvalue(L, DATA);
-    lua_pushlightuserdata(L, core);
+    bool large = length >= ALLOCATOR_LEAST;
+    lua_pushvalue(L, large ? LARGE : DATA);
+    if (large)
+        lua_pushlightuserdata(L, core);
     lua_pushinteger(L, slot_place(connection_handle(connection)));
     lua_pushinteger(L, (lua_Integer)length);
-    call_for(core, connection, 3, 0);
+    call_for(core, connection, large ? 3 : 2, 0);
 }
 
 static bool on_ended(void *context, struct connection *connection)
@@ -208,6 +208,7 @@ static void on_timer(struct core *core, uint64_t timer)
 int dispatch_open(struct core *core)
 {
     lua_State *L = core->L;
+    core->read = memory_new(sizeof *core->read);
     lua_pushlightuserdata(L, core);
     lua_setfield(L, LUA_REGISTRYINDEX, "skald.core");
     const struct bundle_file *declarations = bundle_find("bind.h");
@@ -219,9 +220,9 @@ int dispatch_open(struct core *core)
     for (int place = ANCHORS; place < PLACES; place++)
         lua_getfield(L, ANCHORS, names[place]); // the module lies at ANCHORS until the end
     lua_remove(L, ANCHORS);
-    lua_pushvalue(L, DATA);
-    lua_pushcclosure(L, enter_data, 1);
-    lua_replace(L, DATA);
+    lua_pushvalue(L, LARGE);
+    lua_pushcclosure(L, enter_large, 1);
+    lua_replace(L, LARGE);
     core->on_timer = on_timer;
     return 0;
 }

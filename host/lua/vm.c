@@ -151,6 +151,7 @@ void vm_close(struct core *core)
         lua_close(core->L);
     core->L = NULL;
     allocator_free(&core->allocator);
+    free(core->read);
 }
 
 /* --- collection ----------------------------------------------------------------------------- */
@@ -232,8 +233,6 @@ void vm_tend(struct core *core)
 void vm_push_read(struct core *core, size_t length)
 {
     allocator_push(&core->allocator, core->L, length);
-    if (length < ALLOCATOR_LEAST)
-        return;
     if (core->collecting)
         lua_gc(core->L, LUA_GCRESTART, 0);
     else

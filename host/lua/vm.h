@@ -27,8 +27,8 @@ void vm_collect(struct core *core);
  * often in a small heap, and far too late where strings are large. */
 void vm_tend(struct core *core);
 
-/* Pushes the first `length` bytes of core->allocator's buffer as a string. Only within a call: a
- * finalizer may raise. */
+/* Pushes the first `length` bytes, at least ALLOCATOR_LEAST, of core->allocator's buffer as a
+ * string in place. */
 void vm_push_read(struct core *core, size_t length);
 
 /* How LuaJIT calls itself. */

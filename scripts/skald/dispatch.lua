@@ -55,8 +55,20 @@ function dispatch.accepted(place, handle, listener)
   return true
 end
 
---- Bytes came.
-function dispatch.data(place, bytes)
+local read = C.skald_read(pointer)
+local toString = ffi.string
+
+--- Bytes came, and lie where the core read them.
+function dispatch.data(place, length)
+  local receiver = protocols[place]
+  local received = receiver.dataReceived
+  if received then
+    received(receiver, toString(read.bytes, length))
+  end
+end
+
+--- Many bytes came; the core made a string of them.
+function dispatch.large(place, bytes)
   local receiver = protocols[place]
   local received = receiver.dataReceived
   if received then
