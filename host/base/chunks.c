@@ -142,11 +142,14 @@ uint32_t queue_refer(struct chunk_queue *queue, struct chunk_pool *pool, const c
     return chunk->anchor;
 }
 
-int queue_parts(const struct chunk_queue *queue, struct iovec *parts, int max)
+int queue_parts(const struct chunk_queue *queue, struct iovec *parts, int max, size_t *size)
 {
     int n = 0;
-    for (struct chunk *chunk = queue->head; chunk && n < max; chunk = chunk->next)
+    *size = 0;
+    for (struct chunk *chunk = queue->head; chunk && n < max; chunk = chunk->next) {
         parts[n++] = (struct iovec){(void *)chunk->data, chunk->length};
+        *size += chunk->length;
+    }
     return n;
 }
 
@@ -170,7 +173,7 @@ void queue_consume(struct chunk_queue *queue, struct chunk_pool *pool, size_t le
 void queue_settle(struct chunk_queue *queue, struct chunk_pool *pool)
 {
     struct chunk *tail = queue->tail;
-    if (tail == NULL || tail != queue->head || tail->length * 2 > tail->capacity)
+    if (tail != queue->head || tail->length * 2 > tail->capacity)
         return;
     struct chunk *small = chunk_new((uint32_t)tail->length);
     if (small == NULL)

@@ -40,13 +40,14 @@ int queue_copy(struct chunk_queue *queue, struct chunk_pool *pool, const char *d
 uint32_t queue_refer(struct chunk_queue *queue, struct chunk_pool *pool, const char *data,
                      size_t length);
 
-/* Describes the first chunks; how many parts were filled. */
-int queue_parts(const struct chunk_queue *queue, struct iovec *parts, int max);
+/* Describes the first chunks; how many parts were filled, and their bytes. */
+int queue_parts(const struct chunk_queue *queue, struct iovec *parts, int max, size_t *size);
 
 /* Drops the first `length` bytes: they were sent. */
 void queue_consume(struct chunk_queue *queue, struct chunk_pool *pool, size_t length);
 
-/* What is left waits for a slow peer: gives back the block that it fills only in small part. */
+/* What is left waits for a slow peer: gives back the block that it fills only in small part. The
+ * queue is not empty. */
 void queue_settle(struct chunk_queue *queue, struct chunk_pool *pool);
 
 void queue_clear(struct chunk_queue *queue, struct chunk_pool *pool);

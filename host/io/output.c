@@ -8,22 +8,14 @@ enum {
     FLUSH_MOST = 1 << 20, /* bytes sent within one callback, so that a fast reader starves nobody */
 };
 
-static size_t parts_size(const struct iovec *parts, int count)
-{
-    size_t size = 0;
-    for (int i = 0; i < count; i++)
-        size += parts[i].iov_len;
-    return size;
-}
-
 /* A short write means that the kernel is full; asking again would only be told so. */
 int output_flush(struct connection *connection)
 {
     struct chunk_pool *pool = &connection_loop(connection)->pool;
     while (connection->out.bytes > 0 && !(connection->flags & C_FULL)) {
         struct iovec parts[PARTS];
-        int count = queue_parts(&connection->out, parts, PARTS);
-        size_t wanted = parts_size(parts, count);
+        size_t wanted;
+        int count = queue_parts(&connection->out, parts, PARTS, &wanted);
         ssize_t taken = connection->ops->write(connection, parts, count);
         if (taken < 0 && taken != -EAGAIN)
             return (int)taken;
@@ -35,7 +27,8 @@ int output_flush(struct connection *connection)
         connection_loop(connection)->flushed += (size_t)taken;
         queue_consume(&connection->out, pool, (size_t)taken);
     }
-    queue_settle(&connection->out, pool);
+    if (connection->out.bytes > 0)
+        queue_settle(&connection->out, pool);
     return 0;
 }
 

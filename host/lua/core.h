@@ -17,7 +17,8 @@ struct core {
     struct skald_read *read; /* owns; what Lua knows the allocator's buffer by */
     int gc_limit;            /* KB that Lua may hold before a collection begins */
     bool collecting;         /* one is under way, in steps */
-    int gc_held;             /* KB at the last step of it */
+    unsigned gc_events;
+    int gc_held; /* KB at the last step of it */
     struct loop *loop;
     const struct log *log;
     struct slots timers; /* callLater's; owns them */

@@ -158,6 +158,7 @@ void vm_close(struct core *core)
 
 enum {
     GC_ROOM = 1536, /* KB of garbage that are worth a collection of even the smallest heap */
+    GC_EVENTS = 8,  /* between two looks */
     GC_STEP = 16,   /* KB of debt: with the usual multiplier, about 30 us of work */
     GC_PAUSE = 200, /* LuaJIT's own, for a collection that a single callback runs into */
 };
@@ -221,6 +222,8 @@ static int collect_step(lua_State *L)
 
 void vm_tend(struct core *core)
 {
+    if (!core->collecting && ++core->gc_events % GC_EVENTS != 0)
+        return;
     int held = lua_gc(core->L, LUA_GCCOUNT, 0);
     if (!core->collecting && held < core->gc_limit)
         return;
@@ -233,6 +236,7 @@ void vm_tend(struct core *core)
 void vm_push_read(struct core *core, size_t length)
 {
     allocator_push(&core->allocator, core->L, length);
+    core->gc_events |= GC_EVENTS - 1; /* worth a look at once */
     if (core->collecting)
         lua_gc(core->L, LUA_GCRESTART, 0);
     else
