@@ -158,7 +158,7 @@ void vm_close(struct core *core)
 
 enum {
     GC_ROOM = 1536, /* KB of garbage that are worth a collection of even the smallest heap */
-    GC_EVENTS = 8,  /* between two looks */
+    GC_EVENTS = 8,  /* between two looks; a power of two */
     GC_STEP = 16,   /* KB of debt: with the usual multiplier, about 30 us of work */
     GC_PAUSE = 200, /* LuaJIT's own, for a collection that a single callback runs into */
 };
