@@ -185,6 +185,8 @@ function dispatch.stopped()
   require("skald.program").stopped()
 end
 
+require("skald.guard").install()
+
 --- A group: a factory's connections, as the core counts them.
 local Group = class.root "Group"
 
