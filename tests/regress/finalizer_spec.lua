@@ -12,7 +12,7 @@ local ways = {
     getmetatable(proxy).__gc = function() error "boom in a finalizer" end
   ]],
   ["ffi.gc"] = [[
-    require("ffi").gc(require("ffi").new "int", function() error "boom in a finalizer" end)
+    require("ffi").gc(require("ffi").new "int[1]", function() error "boom in a finalizer" end)
   ]],
 }
 
