@@ -27,11 +27,10 @@ struct end {
 
 enum accept_result { ACCEPT_TAKEN, ACCEPT_REFUSED, ACCEPT_FAILED };
 
-/* The most that one read takes. */
+enum { READ_SIZE = 65536 }; /* the most that one read takes */
+
 /* What the loop tells the layer above. Each may run scripts, which may do anything to any
  * connection but free it; none is called from within another. */
-enum { READ_SIZE = 65536 };
-
 struct loop_events {
     enum accept_result (*accepted)(void *context, struct connection *connection, uint64_t listener);
     char *(*buffer)(void *context); /* READ_SIZE bytes to read into, asked for before each read */
