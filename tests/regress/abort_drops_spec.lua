@@ -61,6 +61,7 @@ describe("a connection that was aborted or failed", function()
           print("buffered", self.transport:bufferedAmount())
         end
         function P:dataReceived(data)
+          print("left", self.transport:bufferedAmount())
           if data == "raise" then error "boom" end
           self.transport:abortConnection()
         end
@@ -70,11 +71,15 @@ describe("a connection that was aborted or failed", function()
       local c = h:connect { rcvbuf = 65536 }
       assert.is_true(tonumber((h:line "^buffered\t(%d+)")) > 8e6)
       h:kill "STOP"
-      drain(c)
+      local drained = drain(c)
       c:send(word)
       h:kill "CONT"
+      local sent = 30 * 1024 * 1024 - tonumber((h:line "^left\t(%d+)"))
       local n, ending = c:count()
-      assert.same({ 0, expected }, { n, ending })
+      assert.equal(expected, ending)
+      -- What the kernel had taken before may still come (a reset drops it); nothing else does.
+      assert.is_true(drained + n <= sent, ("%d bytes came, %d were sent"):format(drained + n, sent))
+      assert.is_true(word == "abort" or drained + n == sent)
       assert.equal("lost\t" .. code, h:line())
       h:stop()
     end)
