@@ -55,11 +55,11 @@ test-deps: build-deps
 
 .PHONY: release debug asan
 release: build-deps
-	@$(MAKE) --no-print-directory $(BUILD)/skald VARIANT_FLAGS="$(RELEASE_FLAGS)" OBJ=$(BUILD)/release
+	@$(MAKE) -s --no-print-directory $(BUILD)/skald VARIANT_FLAGS="$(RELEASE_FLAGS)" OBJ=$(BUILD)/release
 debug: build-deps ## build/debug/skald, without optimization
-	@$(MAKE) --no-print-directory $(BUILD)/debug/skald VARIANT_FLAGS="$(DEBUG_FLAGS)" OBJ=$(BUILD)/debug
+	@$(MAKE) -s --no-print-directory $(BUILD)/debug/skald VARIANT_FLAGS="$(DEBUG_FLAGS)" OBJ=$(BUILD)/debug
 asan: build-deps ## build/asan/skald and the C tests, with the sanitizers
-	@$(MAKE) --no-print-directory $(BUILD)/asan/skald $(C_TESTS:%=$(BUILD)/asan/tests/%) VARIANT_FLAGS="$(ASAN_FLAGS)" OBJ=$(BUILD)/asan
+	@$(MAKE) -s --no-print-directory $(BUILD)/asan/skald $(C_TESTS:%=$(BUILD)/asan/tests/%) VARIANT_FLAGS="$(ASAN_FLAGS)" OBJ=$(BUILD)/asan
 
 .PHONY: run
 run: release ## build, then serve echo and poetry on loopback until Ctrl-C
@@ -79,13 +79,13 @@ lint: build-deps ## formatting, static analysis, direction of includes
 	@clang-format --dry-run -Werror host/*.c host/*/*.[ch] tests/host/*.[ch] tests/bench/*.c
 	@luacheck --quiet scripts examples tests host/bundle.lua
 	@sh tests/support/includes.sh
-	@$(MAKE) --no-print-directory $(BUILD)/release/bundle.c OBJ=$(BUILD)/release
+	@$(MAKE) -s --no-print-directory $(BUILD)/release/bundle.c OBJ=$(BUILD)/release
 	@clang-tidy --quiet host/main.c $(SOURCES) -- $(CPPFLAGS_ALL) -std=c11 2>/dev/null
 	@echo "lint: nothing to complain of"
 
 .PHONY: bench bench-tools
 bench-tools: build-deps
-	@$(MAKE) --no-print-directory $(BUILD)/bench/floor $(BUILD)/bench/load
+	@$(MAKE) -s --no-print-directory $(BUILD)/bench/floor $(BUILD)/bench/load
 bench: release bench-tools ## CPU, latency, memory, start time, beside a plain C server and others
 	$(call need,$(BENCH_PACKAGES))
 	@luajit tests/bench/bench.lua --json $(BUILD)/bench.json
