@@ -101,11 +101,6 @@ void timers_stop(struct timers *timers, struct timer *timer)
         sift(timers, place, last);
 }
 
-uint64_t timers_when(const struct timers *timers, const struct timer *timer)
-{
-    return timers->heap[timer->place].when;
-}
-
 uint64_t timers_next(const struct timers *timers)
 {
     return timers->count ? timers->heap[1].when : UINT64_MAX;

@@ -31,9 +31,6 @@ static inline bool timer_pending(const struct timer *timer)
     return timer->place != 0;
 }
 
-/* The deadline of a pending timer. */
-uint64_t timers_when(const struct timers *timers, const struct timer *timer);
-
 /* The earliest deadline, or UINT64_MAX. */
 uint64_t timers_next(const struct timers *timers);
 

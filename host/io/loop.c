@@ -75,11 +75,6 @@ void loop_timer_stop(struct loop *loop, struct timer *timer)
     timers_stop(&loop->timers, timer);
 }
 
-struct timers *loop_timers(struct loop *loop)
-{
-    return &loop->timers;
-}
-
 /* --- what callbacks put off ----------------------------------------------------------------- */
 
 static struct connection *take_dirty(struct loop *loop)

@@ -12,7 +12,6 @@ struct connection;
 struct log;
 struct loop;
 struct timer;
-struct timers;
 struct uv_loop_s;
 
 /* Why a connection ended. The names stand in scripts/skald/reason.lua, in this order. */
@@ -66,7 +65,6 @@ void loop_timer_stop(struct loop *loop, struct timer *timer);
 void loop_settle(struct loop *loop);
 
 struct chunk_pool *loop_pool(struct loop *loop);
-struct timers *loop_timers(struct loop *loop);
 
 /* Begins the orderly stop: listeners close, connections end as "stopped" once their output is
  * taken; `done` is called when the last one is gone, at most `grace` seconds later. */

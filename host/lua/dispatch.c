@@ -105,6 +105,8 @@ static enum accept_result on_accepted(void *context, struct connection *connecti
     return taken ? ACCEPT_TAKEN : ACCEPT_REFUSED;
 }
 
+_Static_assert((int)READ_SIZE == (int)ALLOCATOR_READ, "a read fills the allocator's buffer");
+
 static char *on_buffer(void *context)
 {
     struct core *core = context;

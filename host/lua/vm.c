@@ -168,7 +168,7 @@ static void set_backstop(struct core *core)
 {
     int held = lua_gc(core->L, LUA_GCCOUNT, 0) + 1;
     int backstop = core->gc_limit + core->gc_limit / 4;
-    lua_gc(core->L, LUA_GCSETPAUSE, backstop * 100 / held);
+    lua_gc(core->L, LUA_GCSETPAUSE, (int)((int64_t)backstop * 100 / held));
     lua_gc(core->L, LUA_GCRESTART, -1);
     lua_gc(core->L, LUA_GCSETPAUSE, GC_PAUSE);
 }

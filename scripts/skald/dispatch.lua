@@ -134,9 +134,11 @@ local function makeReason(code, by, errno, failure)
   return reason.new(reason.codes[code], reason.parties[by], detail, name, failure)
 end
 
+local Transport = getmetatable(newTransport(0))
+
 -- The transport knows its addresses to the end, and after it.
 local function remember(carrier)
-  if getmetatable(carrier) == getmetatable(newTransport(0)) then
+  if getmetatable(carrier) == Transport then
     carrier.disconnecting = true
     carrier:getPeer()
     carrier:getHost()
@@ -153,7 +155,7 @@ function dispatch.lost(place, code, by, errno)
     return
   end
   stopProducer(place)
-  pcall(remember, receiver.transport) -- whatever a finalizer may do in there
+  remember(receiver.transport)
   local lost = receiver.connectionLost
   if lost then
     lost(receiver, makeReason(code, by, errno, failure))
