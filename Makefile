@@ -7,7 +7,7 @@ BUILD ?= build
 CC := $(if $(filter default,$(origin CC)),gcc,$(CC))
 
 # What Debian calls the things that building, testing, linting and comparing take.
-BUILD_PACKAGES := gcc libc6-dev pkg-config libuv1-dev libluajit-5.1-dev luajit libssl3
+BUILD_PACKAGES := gcc libc6-dev pkg-config libuv1-dev libluajit-5.1-dev lua-cjson-dev luajit libssl3
 TEST_PACKAGES := lua-busted lua-socket netcat-openbsd socat telnet curl python3 python3-twisted procps
 LINT_PACKAGES := lua-check clang-format clang-tidy
 BENCH_PACKAGES := lua-luv python3-uvloop golang-go nodejs
@@ -21,7 +21,9 @@ WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvl
 CPPFLAGS_ALL = -Ihost -D_GNU_SOURCE -DSKALD_VERSION='"$(VERSION)"' $(shell pkg-config --cflags luajit libuv) $(CPPFLAGS)
 CFLAGS_ALL = -std=c11 -fvisibility=hidden $(WARNINGS) $(VARIANT_FLAGS) $(CFLAGS)
 LDFLAGS_ALL = -rdynamic $(VARIANT_FLAGS) $(LDFLAGS)
-LIBS = $(shell pkg-config --libs luajit libuv) -ldl -lm
+# lua-cjson's own .pc file asks for PUC Lua; its archive alone is what we need.
+LIBS = $(CJSON) $(shell pkg-config --libs luajit libuv) -ldl -lm
+CJSON ?= -l:liblua5.1-cjson.a
 
 # Each variant builds in a folder of its own, so that objects never mix. Link-time optimization takes
 # 6 % off a small message: the path from the socket to Lua crosses several files.

@@ -10,11 +10,18 @@ struct parse {
     struct options *options;
     char *problem;
     size_t size;
+    bool *given; /* by the place in settings */
 };
 
 static bool fail(const struct parse *parse, const char *text, const char *word)
 {
     snprintf(parse->problem, parse->size, text, word);
+    return false;
+}
+
+static bool fail2(const struct parse *parse, const char *text, const char *a, const char *b)
+{
+    snprintf(parse->problem, parse->size, text, a, b);
     return false;
 }
 
@@ -43,32 +50,67 @@ static bool set_jit(const struct parse *parse, const char *value)
     return true;
 }
 
-static bool set_later(const struct parse *parse, const char *value)
+static bool set_control(const struct parse *parse, const char *value)
 {
-    (void)value;
-    return fail(parse, "%s: not in this version", "--control");
+    if (*value == '\0')
+        return fail(parse, "%s takes a path", "--control");
+    parse->options->control = value;
+    return true;
 }
 
-/*  option        takes a value and gives it to */
+static bool set_watch(const struct parse *parse, const char *value)
+{
+    (void)value;
+    parse->options->watch = true;
+    return true;
+}
+
+static bool set_force(const struct parse *parse, const char *value)
+{
+    (void)value;
+    parse->options->force = true;
+    return true;
+}
+
+static bool set_json(const struct parse *parse, const char *value)
+{
+    (void)value;
+    parse->options->json = true;
+    return true;
+}
+
+/*  option, who sets it, whether it takes a value, the commands it belongs to */
 static const struct {
     const char *name;
     bool (*set)(const struct parse *parse, const char *value);
+    bool takes_value;
+    const char *commands;
 } settings[] = {
-    {"--log-level", set_log_level},
-    {"--grace", set_grace},
-    {"--jit", set_jit},
-    {"--control", set_later},
+    {"--log-level", set_log_level, true, NULL},
+    {"--grace", set_grace, true, NULL},
+    {"--jit", set_jit, true, NULL},
+    {"--control", set_control, true, " run reload load unload status stop "},
+    {"--watch", set_watch, false, " run "},
+    {"--force", set_force, false, " reload "},
+    {"--json", set_json, false, " reload load unload status stop "},
 };
 
-/*  command       least words, whether this version has it */
+enum { ANY = 1000000 };
+
+/*  command, least words and what is missing then, most words, whether this version has it */
 static const struct {
     const char *name;
-    int words;
+    int least;
+    const char *missing;
+    int most;
     bool here;
 } commands[] = {
-    {"run", 1, true},     {"check", 1, true}, {"help", 0, true},    {"version", 0, true},
-    {"reload", 0, false}, {"load", 0, false}, {"unload", 0, false}, {"status", 0, false},
-    {"stop", 0, false},   {"test", 0, false}, {"new", 0, false},
+    {"run", 1, "a script", ANY, true},   {"check", 1, "a script", ANY, true},
+    {"reload", 0, NULL, 1, true},        {"load", 1, "a script", ANY, true},
+    {"unload", 1, "a service", 1, true}, {"status", 0, NULL, 0, true},
+    {"stop", 0, NULL, 0, true},          {"help", 0, NULL, ANY, true},
+    {"version", 0, NULL, ANY, true},     {"test", 0, NULL, ANY, false},
+    {"new", 0, NULL, ANY, false},
 };
 
 enum {
@@ -83,12 +125,28 @@ static int parse_setting(const struct parse *parse, char **argv)
     for (int i = 0; i < SETTINGS; i++) {
         if (strlen(settings[i].name) != length || strncmp(settings[i].name, argv[0], length) != 0)
             continue;
-        const char *value = argv[0][length] == '=' ? argv[0] + length + 1 : argv[1];
-        if (value == NULL)
+        bool joined = argv[0][length] == '=';
+        if (!settings[i].takes_value && joined)
+            return fail(parse, "%s takes no value", settings[i].name);
+        const char *value = joined ? argv[0] + length + 1 : argv[1];
+        if (settings[i].takes_value && value == NULL)
             return fail(parse, "%s takes a value", settings[i].name);
-        return settings[i].set(parse, value) ? (argv[0][length] == '=' ? 1 : 2) : 0;
+        parse->given[i] = true;
+        return settings[i].set(parse, value) ? 1 + (settings[i].takes_value && !joined) : 0;
     }
     return fail(parse, "unknown option '%s'", argv[0]);
+}
+
+/* Settings that another command would take are a slip. */
+static bool check_settings(const struct parse *parse)
+{
+    char word[32];
+    snprintf(word, sizeof word, " %s ", parse->options->command);
+    for (int i = 0; i < SETTINGS; i++)
+        if (parse->given[i] && settings[i].commands && !strstr(settings[i].commands, word))
+            return fail2(parse, "%s: no such option: %s", parse->options->command,
+                         settings[i].name);
+    return true;
 }
 
 static bool check_command(const struct parse *parse)
@@ -101,9 +159,12 @@ static bool check_command(const struct parse *parse)
             continue;
         if (!commands[i].here)
             return fail(parse, "%s: not in this version", options->command);
-        if (options->count < commands[i].words)
-            return fail(parse, "%s: a script is missing", options->command);
-        return true;
+        if (options->count < commands[i].least)
+            return fail2(parse, "%s: %s is missing", options->command, commands[i].missing);
+        if (options->count > commands[i].most)
+            return fail2(parse, "%s: what is '%s'?", options->command,
+                         options->words[commands[i].most]);
+        return check_settings(parse);
     }
     return fail(parse, "unknown command '%s'", options->command);
 }
@@ -118,7 +179,8 @@ static const char *asks_for(const char *word)
 
 bool options_parse(struct options *options, int argc, char **argv, char *problem, size_t size)
 {
-    struct parse parse = {options, problem, size};
+    bool given[SETTINGS] = {false};
+    struct parse parse = {options, problem, size, given};
     *options = (struct options){.log_level = LOG_INFO, .grace = 10, .words = argv + 1};
     int used;
     for (int i = 1; i < argc; i += used) {

@@ -4,12 +4,18 @@
 
 #include "base/log.h"
 
+#include <stdbool.h>
+
 struct options {
-    const char *command; /* "run", "check", "help", "version" */
+    const char *command; /* a word of the table in options.c */
     enum log_level log_level;
-    const char *jit; /* "off", "on", options as luajit -O takes them, or NULL */
-    double grace;    /* seconds */
-    char **words;    /* borrows from argv: scripts and their key=value words */
+    const char *jit;     /* "off", "on", options as luajit -O takes them, or NULL */
+    double grace;        /* seconds */
+    const char *control; /* the path of the control socket, or NULL: the usual one */
+    bool watch;          /* reload when a file changes */
+    bool force;          /* reload what has not changed, too */
+    bool json;           /* answers as JSON */
+    char **words;        /* borrows from argv: scripts and their key=value words */
     int count;
 };
 

@@ -94,10 +94,21 @@ static void linger(struct connection *connection)
     connection_watch(connection);
 }
 
+void connection_tell_news(struct connection *connection)
+{
+    struct loop *loop = connection_loop(connection);
+    if (!(connection->flags & C_NEWS))
+        return;
+    connection->flags &= ~(uint32_t)C_NEWS;
+    connection_dirty(connection);
+    loop->events->reloaded(loop->context, connection);
+}
+
 /* Tells Lua, which forgets the protocol; from here on the handle finds nothing. */
 static void tell_lost(struct connection *connection)
 {
     struct loop *loop = connection_loop(connection);
+    connection_tell_news(connection);
     struct end end = {connection->code, connection->by, connection->error};
     connection->flags |= C_LOST;
     trace(connection, "lost");
@@ -133,6 +144,7 @@ static void finish_writing(struct connection *connection)
         connection_end(connection, C_BROKEN, END_LOST, BY_PEER, -error);
         return;
     }
+    connection_tell_news(connection);
     loop->events->write_closed(loop->context, connection);
     if (connection->flags & C_EOF)
         connection_end(connection, C_CLOSING, END_DONE, BY_LOCAL, 0);
@@ -258,6 +270,8 @@ static void on_poll(uv_poll_t *poll, int status, int events)
         on_socket_error(connection);
         events = UV_READABLE | UV_WRITABLE;
     }
+    if (connection->flags & C_NEWS && events & UV_READABLE && wants_input(connection))
+        connection_tell_news(connection);
     if (events & UV_READABLE && wants_input(connection))
         on_readable(connection);
     if (events & UV_WRITABLE && wants_output(connection))
@@ -440,6 +454,16 @@ int connection_host(const struct connection *connection, struct address *address
                     size_t size)
 {
     return socket_host(connection->fd, address, path, size);
+}
+
+double connection_peer_user(const struct connection *connection)
+{
+    struct ucred user;
+    socklen_t size = sizeof user;
+    if (connection->ops != &unix_ops ||
+        getsockopt(connection->fd, SOL_SOCKET, SO_PEERCRED, &user, &size) < 0)
+        return -1;
+    return (double)user.uid;
 }
 
 void connection_describe(const struct connection *connection, char *text, size_t size)

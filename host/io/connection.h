@@ -49,6 +49,9 @@ int connection_peer(const struct connection *connection, struct address *address
 int connection_host(const struct connection *connection, struct address *address, char *path,
                     size_t size);
 
+/* The user at the other end of a Unix socket; -1: not known. */
+double connection_peer_user(const struct connection *connection);
+
 /* One line for logs: "connection 3 tcp 127.0.0.1:40112 reading, 0 bytes queued". */
 void connection_describe(const struct connection *connection, char *text, size_t size);
 

@@ -180,3 +180,23 @@ uint32_t group_members(const struct group *group, double *handles, uint32_t max)
             handles[n++] = (double)c->handle;
     return n;
 }
+
+void group_stop(struct group *group)
+{
+    for (struct connection *c = group->first; c; c = c->next)
+        connection_stop(c);
+}
+
+void group_abort(struct group *group)
+{
+    for (struct connection *c = group->first; c; c = c->next)
+        if (!(c->flags & C_LOST))
+            connection_end(c, C_RESET, END_STOPPED, BY_HOST, 0);
+}
+
+void group_news(struct group *group)
+{
+    for (struct connection *c = group->first; c; c = c->next)
+        if ((c->flags & (C_LOST | C_JOINED)) == C_JOINED)
+            c->flags |= C_NEWS;
+}

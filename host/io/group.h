@@ -26,6 +26,13 @@ void group_release(struct group *group);
 void group_set_bound(struct group *group, enum bound bound, double value);
 uint32_t group_count(const struct group *group);
 
+/* Each connection of it ends orderly, as "stopped"; or is aborted, where that takes too long. */
+void group_stop(struct group *group);
+void group_abort(struct group *group);
+
+/* The protocols of its connections are told that their code was reloaded, before the next event. */
+void group_news(struct group *group);
+
 /* The handles of its live connections, the newest first; at most `max`; how many. */
 uint32_t group_members(const struct group *group, double *handles, uint32_t max);
 

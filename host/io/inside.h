@@ -72,6 +72,7 @@ enum connection_flag {
     C_FULL = 1 << 15,    /* the kernel took less than we had: wait until it wants more */
     C_ASKED = 1 << 16,   /* its pull producer was asked, and has not written since */
     C_JOINED = 1 << 17,  /* has a protocol: counts among the live ones */
+    C_NEWS = 1 << 18,    /* its code was reloaded: its protocol is to hear of it first */
 };
 
 /* Owned by the loop from creation to uv_close's callback, which frees it. */
@@ -136,6 +137,7 @@ void connection_drop(struct connection *connection); /* closes the socket, now *
 void connection_stop(struct connection *connection); /* the host stops */
 void connection_refuse(struct connection *connection);
 uint32_t connection_clock(const struct connection *connection);
+void connection_tell_news(struct connection *connection);
 bool connection_discard(struct connection *connection); /* reads and drops; false at the end */
 /* Waits for the last bytes to go. */
 bool connection_is_finishing(const struct connection *connection);

@@ -19,6 +19,7 @@ enum {
     PACE_MS = 100,      /* between two tries while descriptors are short */
     PATIENCE = 10,      /* tries before those who wait are refused instead */
     MOST_REFUSING = 64, /* refused sockets that may linger at a time */
+    MOST_QUEUED = 4096, /* the most that the kernel's queue of a listener holds, by default */
 };
 
 /* Owned by the loop until uv_close's callback frees it. */
@@ -34,6 +35,7 @@ struct listener {
     unsigned short tries; /* since descriptors ran out */
     bool accepting;
     bool paced;
+    int left;     /* to be taken from the queue before it closes; 0: it does not finish */
     dev_t device; /* of a Unix socket's file: only our own is unlinked */
     ino_t inode;
 };
@@ -150,18 +152,33 @@ static void pace(struct listener *listener, int error)
     }
 }
 
+/* The queue of a listener that finishes is empty, or has given all that it may hold. */
+static void end_if_finishing(struct listener *listener)
+{
+    struct loop *loop = listener_loop(listener);
+    uint64_t handle = listener->handle;
+    if (listener->left == 0)
+        return;
+    listener_close(listener);
+    loop->events->unlistened(loop->context, handle);
+}
+
 static void accept_batch(struct listener *listener)
 {
     struct loop *loop = listener_loop(listener);
     for (int i = 0; i < ACCEPT_BATCH && listener->accepting; i++) {
         struct address peer;
         int fd = accept_peer(listener, &peer);
-        if (fd == -EAGAIN)
+        if (fd == -EAGAIN) {
+            end_if_finishing(listener);
             return;
+        }
         if (fd < 0 && is_shortage(-fd)) {
             pace(listener, -fd);
             return;
         }
+        if (listener->left > 0)
+            listener->left--;
         if (fd < 0)
             continue; /* ECONNABORTED and the like: that one is gone, the next may be fine */
         listener->tries = 0;
@@ -170,6 +187,10 @@ static void accept_batch(struct listener *listener)
         else
             refuse(listener, fd, &peer);
         loop_settle(loop);
+        if (listener->left == 1) {
+            end_if_finishing(listener);
+            return;
+        }
     }
 }
 
@@ -202,11 +223,24 @@ static void unpace(struct listener *listener)
     loop_timer_stop(listener_loop(listener), &listener->pace);
 }
 
+/* What waits is taken batch by batch, so that nobody else waits long for it. */
+static void go_on_finishing(struct listener *listener)
+{
+    struct loop *loop = listener_loop(listener);
+    uint64_t handle = listener->handle;
+    accept_batch(listener);
+    if (listener_find(loop, handle) && !listener->paced)
+        loop_timer_start(loop, &listener->pace, loop_now(loop));
+}
+
 static void on_pace(struct timer *timer)
 {
     struct listener *listener = container_of(timer, struct listener, pace);
     unpace(listener);
-    watch(listener);
+    if (listener->left > 0)
+        go_on_finishing(listener);
+    else
+        watch(listener);
 }
 
 void listeners_retry(struct loop *loop)
@@ -214,7 +248,10 @@ void listeners_retry(struct loop *loop)
     while (loop->paced) {
         struct listener *listener = loop->paced;
         unpace(listener);
-        watch(listener);
+        if (listener->left > 0)
+            loop_timer_start(loop, &listener->pace, loop_now(loop));
+        else
+            watch(listener);
     }
 }
 
@@ -292,4 +329,38 @@ void listener_close(struct listener *listener)
     slots_remove(&loop->listeners, listener->handle);
     uv_close((uv_handle_t *)&listener->poll, on_closed);
     close(listener->fd);
+}
+
+void listener_finish(struct listener *listener)
+{
+    struct loop *loop = listener_loop(listener);
+    if (listener->left > 0)
+        return;
+    unlink_file(listener);
+    unpace(listener);
+    uv_poll_stop(&listener->poll);
+    listener->accepting = true;
+    listener->left = MOST_QUEUED + 1;
+    loop_timer_start(loop, &listener->pace, loop_now(loop));
+}
+
+void listener_move(struct listener *listener, struct group *group)
+{
+    group_hold(group);
+    group_release(listener->group);
+    listener->group = group;
+}
+
+int listener_adjust(struct listener *listener, unsigned mode, int backlog)
+{
+    struct address address;
+    char path[sizeof((struct sockaddr_un *)0)->sun_path + 1];
+    if (listener->ops == &unix_ops) {
+        int error = listener_host(listener, &address, path, sizeof path);
+        if (error < 0)
+            return error;
+        if (chmod(path, mode) < 0)
+            return -errno;
+    }
+    return listen(listener->fd, backlog) < 0 ? -errno : 0;
 }

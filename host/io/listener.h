@@ -20,6 +20,16 @@ int listener_unix(struct loop *loop, struct group *group, const char *path, unsi
 struct listener *listener_find(struct loop *loop, uint64_t handle);
 int listener_accept(struct listener *listener); /* starts accepting; 0 or -errno */
 void listener_close(struct listener *listener); /* unlinks its own socket file */
+
+/* Takes the connections that wait in the kernel's queue, then closes; events->unlistened follows.
+ */
+void listener_finish(struct listener *listener);
+
+/* From now on its connections belong to that group. */
+void listener_move(struct listener *listener, struct group *group);
+
+/* Sets the backlog and, for a Unix socket, the mode of its file. 0 or -errno. */
+int listener_adjust(struct listener *listener, unsigned mode, int backlog);
 int listener_host(const struct listener *listener, struct address *address, char *path,
                   size_t size);
 

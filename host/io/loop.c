@@ -182,6 +182,11 @@ void loop_drain(struct loop *loop, double grace, void (*done)(void *context))
     loop_settle(loop);
 }
 
+bool loop_is_draining(const struct loop *loop)
+{
+    return loop->draining;
+}
+
 /* --- life ----------------------------------------------------------------------------------- */
 
 static bool traces(const char *subject)

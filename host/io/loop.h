@@ -38,6 +38,8 @@ struct loop_events {
     void (*write_closed)(void *context, struct connection *connection); /* our FIN is sent */
     void (*resume)(void *context, struct connection *connection);       /* room for its producer */
     void (*lost)(void *context, struct connection *connection, const struct end *end);
+    void (*reloaded)(void *context, struct connection *connection); /* before its next event */
+    void (*unlistened)(void *context, uint64_t listener);           /* listener_finish is done */
     void (*settled)(void *context); /* all that the last callbacks asked for is done */
 };
 
@@ -69,6 +71,8 @@ struct chunk_pool *loop_pool(struct loop *loop);
 /* Begins the orderly stop: listeners close, connections end as "stopped" once their output is
  * taken; `done` is called when the last one is gone, at most `grace` seconds later. */
 void loop_drain(struct loop *loop, double grace, void (*done)(void *context));
+
+bool loop_is_draining(const struct loop *loop);
 
 struct loop_census {
     uint32_t connections; /* known to Lua */

@@ -137,6 +137,7 @@ void output_writable(struct connection *connection)
         return;
     connection->flags &= ~(uint32_t)C_PAUSED;
     connection->flags |= pull ? C_ASKED : 0;
+    connection_tell_news(connection);
     loop->events->resume(loop->context, connection);
 }
 

@@ -22,6 +22,13 @@ struct skald_address {
     int port;
 };
 
+/* A change that inotify(7) tells of; what is a set of SKALD_CHANGE_*. */
+struct skald_change {
+    int folder; /* as skald_watch_add numbered it */
+    int what;
+    char name[256]; /* of the file in it; "" for the folder itself */
+};
+
 struct skald_census {
     uint32_t connections, lingering, listeners, groups, timers, anchors, descriptors;
 };
@@ -48,6 +55,7 @@ void skald_join(struct core *core, double connection); /* has a protocol: counts
 bool skald_set_producer(struct core *core, double connection, int producer);
 double skald_buffered(struct core *core, double connection);
 bool skald_is_open(struct core *core, double connection);
+double skald_peer_user(struct core *core, double connection); /* Unix sockets; -1: not known */
 /* 0 or a positive errno. */
 int skald_peer(struct core *core, double connection, struct skald_address *address);
 int skald_host(struct core *core, double connection, struct skald_address *address);
@@ -62,6 +70,10 @@ int skald_listen_unix(struct core *core, double group, const char *path, unsigne
                       double *listener);
 int skald_accept(struct core *core, double listener);
 void skald_unlisten(struct core *core, double listener);
+/* Takes what waits in its queue, then closes: dispatch.unlistened follows. */
+void skald_finish_listener(struct core *core, double listener);
+int skald_move_listener(struct core *core, double listener, double group);
+int skald_adjust_listener(struct core *core, double listener, unsigned mode, int backlog);
 int skald_listener_host(struct core *core, double listener, struct skald_address *address);
 
 /* bind_group.c */
@@ -70,6 +82,22 @@ void skald_group_release(struct core *core, double group);
 void skald_group_set_bound(struct core *core, double group, int bound, double value);
 uint32_t skald_group_count(struct core *core, double group);
 uint32_t skald_group_members(struct core *core, double group, double *handles, uint32_t max);
+
+void skald_group_stop(struct core *core, double group); /* its connections end, orderly */
+void skald_group_abort(struct core *core, double group);
+void skald_group_news(struct core *core,
+                      double group); /* dispatch.reloaded before their next event */
+
+/* bind_watch.c: 0 or more, or a negative errno */
+int skald_watch_open(struct core *core); /* dispatch.changed when there is something to read */
+int skald_watch_add(struct core *core, const char *folder);
+void skald_watch_remove(struct core *core, int folder);
+bool skald_watch_next(struct core *core, struct skald_change *change); /* false: none waits */
+
+/* bind_control.c: sends a request to a host's control socket and waits for the answer; 0 or a
+ * positive errno. The answer is freed with skald_free. */
+int skald_ask(const char *path, const char *request, size_t length, char **answer, size_t *size);
+void skald_free(char *answer);
 
 /* bind_timer.c: times are seconds of skald_seconds */
 double skald_seconds(struct core *core);
@@ -80,6 +108,15 @@ void skald_timer_stop(struct core *core, double timer);
 /* bind_host.c */
 void skald_stop(struct core *core, int status);
 void skald_log(struct core *core, int level, const char *text, size_t length);
+bool skald_is_stopping(struct core *core);
+double skald_user(void);                                        /* who we are */
+int skald_real_path(const char *path, char *real, size_t size); /* 0 or a positive errno */
+int skald_is_private(const char *folder);                       /* ours, and nobody else's: 0 */
+int skald_make_private(const char *folder);                     /* makes it so: 0 */
+int skald_process(void);
+/* Collects everything twice, in short steps between events; how many collections have ended. */
+void skald_collect(struct core *core);
+double skald_collections(struct core *core);
 bool skald_log_wants(struct core *core, int level);
 const char *skald_error_name(int error);
 const char *skald_error_text(int error);

@@ -28,6 +28,12 @@ int skald_write(struct core *core, double handle, const char *data, size_t lengt
     return result < 0 ? result : (int)(anchor << 1) | result;
 }
 
+double skald_peer_user(struct core *core, double handle)
+{
+    const struct connection *connection = find(core, handle);
+    return connection ? connection_peer_user(connection) : -1;
+}
+
 void skald_flush(struct core *core, double handle)
 {
     struct connection *connection = find(core, handle);

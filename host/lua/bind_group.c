@@ -34,6 +34,27 @@ uint32_t skald_group_count(struct core *core, double handle)
     return group ? group_count(group) : 0;
 }
 
+void skald_group_stop(struct core *core, double handle)
+{
+    struct group *group = find(core, handle);
+    if (group)
+        group_stop(group);
+}
+
+void skald_group_abort(struct core *core, double handle)
+{
+    struct group *group = find(core, handle);
+    if (group)
+        group_abort(group);
+}
+
+void skald_group_news(struct core *core, double handle)
+{
+    struct group *group = find(core, handle);
+    if (group)
+        group_news(group);
+}
+
 uint32_t skald_group_members(struct core *core, double handle, double *handles, uint32_t max)
 {
     struct group *group = find(core, handle);

@@ -4,11 +4,72 @@
 #include "base/log.h"
 #include "lua/bundle.h"
 #include "lua/core.h"
+#include "lua/vm.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 void skald_stop(struct core *core, int status)
 {
     core->stop_wanted = true;
     core->exit_status = status;
+}
+
+bool skald_is_stopping(struct core *core)
+{
+    return core->stop_wanted || loop_is_draining(core->loop);
+}
+
+double skald_user(void)
+{
+    return (double)geteuid();
+}
+
+int skald_process(void)
+{
+    return (int)getpid();
+}
+
+int skald_real_path(const char *path, char *real, size_t size)
+{
+    char *found = realpath(path, NULL);
+    if (found == NULL)
+        return errno;
+    size_t length = strlen(found);
+    if (length < size)
+        memcpy(real, found, length + 1);
+    free(found);
+    return length < size ? 0 : ENAMETOOLONG;
+}
+
+int skald_is_private(const char *folder)
+{
+    struct stat status;
+    if (lstat(folder, &status) < 0)
+        return errno;
+    if (!S_ISDIR(status.st_mode))
+        return ENOTDIR;
+    return status.st_uid == geteuid() && (status.st_mode & 0777) == 0700 ? 0 : EPERM;
+}
+
+int skald_make_private(const char *folder)
+{
+    if (mkdir(folder, 0700) < 0 && errno != EEXIST)
+        return errno;
+    return skald_is_private(folder);
+}
+
+void skald_collect(struct core *core)
+{
+    vm_collect_soon(core);
+}
+
+double skald_collections(struct core *core)
+{
+    return core->gc_collections;
 }
 
 void skald_log(struct core *core, int level, const char *text, size_t length)

@@ -57,6 +57,29 @@ void skald_unlisten(struct core *core, double handle)
         listener_close(listener);
 }
 
+void skald_finish_listener(struct core *core, double handle)
+{
+    struct listener *listener = listener_find(core->loop, (uint64_t)handle);
+    if (listener)
+        listener_finish(listener);
+}
+
+int skald_move_listener(struct core *core, double handle, double group)
+{
+    struct listener *listener = listener_find(core->loop, (uint64_t)handle);
+    struct group *owner = group_find(core->loop, (uint64_t)group);
+    if (listener == NULL || owner == NULL)
+        return EBADF;
+    listener_move(listener, owner);
+    return 0;
+}
+
+int skald_adjust_listener(struct core *core, double handle, unsigned mode, int backlog)
+{
+    struct listener *listener = listener_find(core->loop, (uint64_t)handle);
+    return listener ? -listener_adjust(listener, mode, backlog) : EBADF;
+}
+
 int skald_listener_host(struct core *core, double handle, struct skald_address *out)
 {
     struct listener *listener = listener_find(core->loop, (uint64_t)handle);

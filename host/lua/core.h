@@ -3,6 +3,7 @@
 #define SKALD_LUA_CORE_H
 
 #include "base/slots.h"
+#include "base/timers.h"
 #include "io/loop.h"
 #include "lua/allocator.h"
 
@@ -10,6 +11,7 @@
 #include <stdbool.h>
 
 struct skald_read;
+struct watch;
 
 struct core {
     lua_State *L; /* owns */
@@ -21,11 +23,16 @@ struct core {
     int gc_held; /* KB at the last step of it */
     struct loop *loop;
     const struct log *log;
-    struct slots timers; /* callLater's; owns them */
+    struct slots timers;   /* callLater's; owns them */
+    struct watch *watch;   /* owns; NULL until skald_watch_open */
+    int gc_wanted;         /* collections that are still to be made in idle turns */
+    double gc_collections; /* that have ended */
+    struct timer gc_timer;
     bool stop_wanted;
     int exit_status;
     void (*on_stop)(struct core *core); /* called once from the loop after stop_wanted is set */
     void (*on_timer)(struct core *core, uint64_t timer); /* dispatch.c */
+    void (*on_change)(struct core *core);                /* dispatch.c */
 };
 
 /* Frees the timers that are left. */

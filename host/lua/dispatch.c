@@ -5,6 +5,7 @@
 #include "base/chunks.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/options.h"
 #include "io/connection.h"
 #include "lua/bind.h"
 #include "lua/bundle.h"
@@ -25,6 +26,10 @@ enum place {
     LOST,
     FAILED,
     TIMER,
+    CHANGED,
+    RELOADED,
+    UNLISTENED,
+    HANGUP,
     RUNNING,
     STOPPED,
     START,
@@ -32,11 +37,12 @@ enum place {
 };
 
 static const char *const names[PLACES] = {
-    [ANCHORS] = "anchors", [ACCEPTED] = "accepted", [DATA] = "data",
-    [LARGE] = "large",     [ENDED] = "ended",       [WRITE_CLOSED] = "writeClosed",
-    [RESUME] = "resume",   [LOST] = "lost",         [FAILED] = "failed",
-    [TIMER] = "timer",     [RUNNING] = "running",   [STOPPED] = "stopped",
-    [START] = "start",
+    [ANCHORS] = "anchors",       [ACCEPTED] = "accepted", [DATA] = "data",
+    [LARGE] = "large",           [ENDED] = "ended",       [WRITE_CLOSED] = "writeClosed",
+    [RESUME] = "resume",         [LOST] = "lost",         [FAILED] = "failed",
+    [TIMER] = "timer",           [CHANGED] = "changed",   [RELOADED] = "reloaded",
+    [UNLISTENED] = "unlistened", [HANGUP] = "hangup",     [RUNNING] = "running",
+    [STOPPED] = "stopped",       [START] = "start",
 };
 
 /* The error text on top of the stack goes to the log, once, and off the stack. */
@@ -171,6 +177,20 @@ static void on_lost(void *context, struct connection *connection, const struct e
     call(context, 4);
 }
 
+static void on_reloaded(void *context, struct connection *connection)
+{
+    begin(context, RELOADED, connection);
+    call_for(context, connection, 1, 0);
+}
+
+static void on_unlistened(void *context, uint64_t listener)
+{
+    struct core *core = context;
+    lua_pushvalue(core->L, UNLISTENED);
+    lua_pushnumber(core->L, (double)listener);
+    call(core, 1);
+}
+
 static void on_settled(void *context)
 {
     struct core *core = context;
@@ -196,6 +216,8 @@ const struct loop_events dispatch_events = {
     .write_closed = on_write_closed,
     .resume = on_resume,
     .lost = on_lost,
+    .reloaded = on_reloaded,
+    .unlistened = on_unlistened,
     .settled = on_settled,
 };
 
@@ -204,6 +226,13 @@ static void on_timer(struct core *core, uint64_t timer)
     lua_pushvalue(core->L, TIMER);
     lua_pushnumber(core->L, (double)timer);
     call(core, 1);
+}
+
+static void on_change(struct core *core)
+{
+    lua_pushvalue(core->L, CHANGED);
+    call(core, 0);
+    loop_settle(core->loop);
 }
 
 /* Lays the table's values into their places. */
@@ -226,26 +255,53 @@ int dispatch_open(struct core *core)
     lua_pushcclosure(L, enter_large, 1);
     lua_replace(L, LARGE);
     core->on_timer = on_timer;
+    core->on_change = on_change;
     return 0;
 }
 
-bool dispatch_start(struct core *core, const char *command, char **words, int count)
+static void push_flag(lua_State *L, const char *name, bool value) // [table] -> [table]
+{
+    lua_pushboolean(L, value);
+    lua_setfield(L, -2, name);
+}
+
+static void push_options(lua_State *L, const struct options *options)
+{
+    lua_createtable(L, 0, 6); // [options]
+    lua_pushstring(L, options->control);
+    lua_setfield(L, -2, "control");
+    lua_pushnumber(L, options->grace);
+    lua_setfield(L, -2, "grace");
+    push_flag(L, "watch", options->watch);
+    push_flag(L, "force", options->force);
+    push_flag(L, "json", options->json);
+}
+
+int dispatch_start(struct core *core, const struct options *options)
 {
     lua_State *L = core->L;
     lua_pushvalue(L, START);
-    lua_pushstring(L, command);
-    lua_createtable(L, count, 0); // [start, command, words]
-    for (int i = 0; i < count; i++) {
-        lua_pushstring(L, words[i]);
+    lua_pushstring(L, options->command);
+    lua_createtable(L, options->count, 0); // [start, command, words]
+    for (int i = 0; i < options->count; i++) {
+        lua_pushstring(L, options->words[i]);
         lua_rawseti(L, -2, i + 1);
     }
-    if (vm_call(L, 2, 1) != 0) { // [ok]
+    push_options(L, options);    // [start, command, words, options]
+    if (vm_call(L, 3, 1) != 0) { // [status]
         log_error(core);
-        return false;
+        return 1;
     }
-    bool ok = lua_toboolean(L, -1);
+    int status = (int)lua_tointeger(L, -1);
     lua_pop(L, 1);
-    return ok;
+    return status;
+}
+
+void dispatch_hangup(struct core *core)
+{
+    lua_pushvalue(core->L, HANGUP);
+    call(core, 0);
+    loop_settle(core->loop);
 }
 
 void dispatch_running(struct core *core)

@@ -9,9 +9,14 @@ extern const struct loop_events dispatch_events; /* their context is a struct co
 /* Loads the Lua side into the state of `core`. 0, or an error text on top of the stack. */
 int dispatch_open(struct core *core);
 
-/* Runs the program's Lua half on the words of the command line (skald.run). True: it serves (or
- * has checked, or described); otherwise it has said why not. */
-bool dispatch_start(struct core *core, const char *command, char **words, int count);
+struct options;
+
+/* Runs the program's Lua half on the command line. The exit status: 0, and after "run" it serves;
+ * otherwise it has said what is wrong. */
+int dispatch_start(struct core *core, const struct options *options);
+
+/* SIGHUP: all services are to be reloaded. */
+void dispatch_hangup(struct core *core);
 
 /* The loop is about to run; and: the last connection is gone. */
 void dispatch_running(struct core *core);

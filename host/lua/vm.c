@@ -2,6 +2,7 @@
 #include "lua/vm.h"
 
 #include "base/log.h"
+#include "base/memory.h"
 #include "lua/bundle.h"
 
 #include <lauxlib.h>
@@ -10,6 +11,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+int luaopen_cjson_safe(lua_State *L); /* lua-cjson comes without a header that says so */
 
 const char *vm_version(void)
 {
@@ -96,6 +99,16 @@ static void add_searcher(lua_State *L)
     lua_pop(L, 1);
 }
 
+/* require "cjson.safe" finds the one that is linked in; opened when it is first asked for. */
+static void add_json(lua_State *L)
+{
+    lua_getglobal(L, "package");              // [package]
+    lua_getfield(L, -1, "preload");           // [package, preload]
+    lua_pushcfunction(L, luaopen_cjson_safe); // [package, preload, open]
+    lua_setfield(L, -2, "cjson.safe");        // [package, preload]
+    lua_pop(L, 2);
+}
+
 /* jit.opt.start("hotloop=1", "hotexit=1") */
 static void set_jit(lua_State *L, const char *options)
 {
@@ -119,6 +132,7 @@ static int open_all(lua_State *L) // [options]
     const char *options = lua_touserdata(L, 1);
     luaL_openlibs(L);
     add_searcher(L);
+    add_json(L);
     if (options && strcmp(options, "off") == 0)
         luaJIT_setmode(L, 0, LUAJIT_MODE_ENGINE | LUAJIT_MODE_OFF);
     else if (options && strcmp(options, "on") != 0)
@@ -177,7 +191,7 @@ static void set_backstop(struct core *core)
 static void set_limit(struct core *core)
 {
     int live = lua_gc(core->L, LUA_GCCOUNT, 0);
-    core->collecting = false;
+    core->collecting = core->gc_wanted > 0;
     core->gc_limit = live + (live > GC_ROOM ? live : GC_ROOM);
     set_backstop(core);
 }
@@ -203,6 +217,8 @@ static int collect_all(lua_State *L)
 void vm_collect(struct core *core)
 {
     guarded(core, collect_all);
+    core->gc_collections += 2;
+    core->gc_wanted = 0;
     set_limit(core);
 }
 
@@ -215,9 +231,31 @@ static int collect_step(lua_State *L)
     int grown = held > core->gc_held ? held - core->gc_held : 0;
     bool done = lua_gc(L, LUA_GCSTEP, GC_STEP + grown);
     core->gc_held = lua_gc(L, LUA_GCCOUNT, 0);
-    if (done)
+    if (done) {
+        core->gc_collections++;
+        core->gc_wanted -= core->gc_wanted > 0;
         set_limit(core);
+    }
     return 0;
+}
+
+/* Keeps the loop turning: vm_tend takes a step after each turn's timers. */
+static void on_turn(struct timer *timer)
+{
+    struct core *core = container_of(timer, struct core, gc_timer);
+    if (core->gc_wanted > 0)
+        loop_timer_start(core->loop, timer, loop_now(core->loop));
+}
+
+void vm_collect_soon(struct core *core)
+{
+    bool waits = core->gc_wanted > 0;
+    core->gc_wanted = 3; /* one that is under way does not count */
+    core->collecting = true;
+    core->gc_held = lua_gc(core->L, LUA_GCCOUNT, 0);
+    core->gc_timer.fire = on_turn;
+    if (!waits)
+        loop_timer_start(core->loop, &core->gc_timer, loop_now(core->loop));
 }
 
 void vm_tend(struct core *core)

@@ -22,6 +22,9 @@ int vm_require(lua_State *L, const char *name);
 /* Collects everything, now. */
 void vm_collect(struct core *core);
 
+/* Collects everything twice (what finalizers let go of, too), in short steps between events. */
+void vm_collect_soon(struct core *core);
+
 /* To be called after each event: once Lua holds much more than what lives, collects in bounded
  * steps. Left to itself LuaJIT collects by the number of allocations, whatever their size: too
  * often in a small heap, and far too late where strings are large. */

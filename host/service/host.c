@@ -5,6 +5,7 @@
 #include "base/memory.h"
 #include "base/options.h"
 #include "io/loop.h"
+#include "io/watch.h"
 #include "lua/dispatch.h"
 #include "lua/vm.h"
 
@@ -99,7 +100,7 @@ static void on_hangup(uv_signal_t *signal, int number)
     if (host->has_terminal && !terminal_is_there())
         on_stop_signal(host, "SIGHUP");
     else
-        log_write(&host->log, LOG_WARNING, "SIGHUP: reload is not in this version");
+        dispatch_hangup(&host->core);
 }
 
 /* SIGUSR1: what is alive, after a full collection. Stalls the loop: a tool for looking. */
@@ -181,6 +182,7 @@ static void host_close(struct host *host)
         return;
     signals_close(host);
     core_timers_free(core);
+    watch_free(core->watch);
     int handles = loop_close(core->loop);
     vm_close(core);
     loop_census(core->loop, &census);
@@ -214,7 +216,7 @@ int host_main(const struct options *options)
     host.has_terminal = terminal_is_there();
     if (host_open(&host, &status)) {
         bool serves = strcmp(options->command, "run") == 0;
-        status = !dispatch_start(&host.core, options->command, options->words, options->count);
+        status = dispatch_start(&host.core, options);
         if (status == 0 && serves) {
             host_serve(&host);
             status = host.core.exit_status;

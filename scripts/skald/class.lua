@@ -8,34 +8,49 @@ local class = {}
 
 local derive
 
+-- While a set stands here, each class that is made is put into it.
+local observer
+
+local function isMetamethod(key)
+  return type(key) == "string" and key:sub(1, 2) == "__" and key ~= "__index"
+end
+
 -- Metamethods (`__tostring` and the like) written into a class work for its instances.
 local function assign(self, key, value)
-  if type(key) == "string" and key:sub(1, 2) == "__" and key ~= "__index" then
-    getmetatable(self).cell[key] = value
+  if isMetamethod(key) then
+    for cell in pairs(getmetatable(self).family) do
+      cell[key] = value
+    end
   end
   rawset(self, key, value)
 end
 
-local function equip(methods, base, name)
-  local cell = { __index = methods }
-  local baseMeta = base and getmetatable(base)
-  if baseMeta then
-    for key, value in pairs(baseMeta.cell) do
-      if key ~= "__index" then
-        cell[key] = value
-      end
+local function copyMetamethods(from, to)
+  for key, value in pairs(from) do
+    if isMetamethod(key) then
+      to[key] = value
     end
   end
-  for key, value in pairs(methods) do
-    if type(key) == "string" and key:sub(1, 2) == "__" and key ~= "__index" then
-      cell[key] = value
-    end
+end
+
+-- A cell is known by the key `class` in it. The family of a class are the cells that show it: its
+-- own, and those of the classes that it succeeded.
+local function equip(methods, base, name)
+  local cell = { __index = methods, [class] = true }
+  local baseMeta = base and getmetatable(base)
+  if baseMeta then
+    copyMetamethods(baseMeta.cell, cell)
+  end
+  copyMetamethods(methods, cell)
+  if observer then
+    observer[methods] = true
   end
   return setmetatable(methods, {
     __index = base,
     __call = derive,
     __newindex = assign,
     cell = cell,
+    family = setmetatable({ [cell] = true }, { __mode = "k" }),
     name = name,
   })
 end
@@ -89,9 +104,8 @@ end
 ---@return table?
 function class.of(value)
   local meta = type(value) == "table" and getmetatable(value)
-  local methods = type(meta) == "table" and rawget(meta, "__index")
-  if class.is(methods) and getmetatable(methods).cell == meta then
-    return methods
+  if type(meta) == "table" and rawget(meta, class) then
+    return rawget(meta, "__index")
   end
   return nil
 end
@@ -108,6 +122,39 @@ function class.derives(value, base)
     value = getmetatable(value).__index
   end
   return false
+end
+
+--- From now on each class that is made is put into `set`; nil ends it.
+---@param set table<table, true>?
+---@return table<table, true>? before what was so far
+function class.observe(set)
+  local before = observer
+  observer = set
+  return before
+end
+
+--- Every instance of `old` becomes one of `new`, at once, however many there are.
+---@param old table
+---@param new table
+---@param heir boolean `new` takes over the cell of `old`, so that cells do not multiply
+function class.succeed(old, new, heir)
+  local from, to = getmetatable(old), getmetatable(new)
+  local own = to.cell
+  for cell in pairs(from.family) do
+    if cell ~= own then
+      for key in pairs(cell) do
+        if isMetamethod(key) then
+          cell[key] = nil
+        end
+      end
+      copyMetamethods(own, cell)
+      cell.__index = new
+      to.family[cell] = true
+    end
+  end
+  if heir then
+    to.cell = from.cell
+  end
 end
 
 class.Object = equip({}, nil, "Object")

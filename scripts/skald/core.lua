@@ -27,6 +27,13 @@ function core.errorOf(errno)
   return ffi.string(C.skald_error_text(errno)), ffi.string(C.skald_error_name(errno))
 end
 
+--- Whether an error says that a file is not there.
+---@param errno integer
+---@return boolean
+function core.isMissing(errno)
+  return errno == 2 or errno == 20 -- ENOENT, ENOTDIR
+end
+
 --- A handler for xpcall: what was raised as text, with a traceback. Never raises itself.
 ---@param problem any
 ---@return string

@@ -18,7 +18,8 @@ local newTransport = transport.new
 local dispatch = {
   anchors = transport.anchors,
   protocols = {}, -- by place
-  ports = {}, -- by the listener's handle
+  ports = {}, -- listeners by their handles
+  waiting = nil, -- a function, while somebody waits for connections to end: called at each end
 }
 
 local protocols, ports = dispatch.protocols, dispatch.ports
@@ -99,7 +100,18 @@ end
 --- There is room for what a producer has.
 function dispatch.resume(place)
   local producer = producers[place]
-  producer:resumeProducing()
+  if producer then
+    producer:resumeProducing()
+  end
+end
+
+--- The code of this connection's factory was reloaded; its next event follows.
+function dispatch.reloaded(place)
+  local receiver = protocols[place]
+  local reloaded = receiver.reloaded
+  if reloaded then
+    reloaded(receiver)
+  end
 end
 
 --- A callback of this connection raised; the reason will say so.
@@ -151,6 +163,9 @@ function dispatch.lost(place, code, by, errno)
   local failure = failures[place]
   protocols[place] = nil
   failures[place] = nil
+  if dispatch.waiting then
+    dispatch.waiting()
+  end
   if not receiver then
     return
   end
@@ -165,21 +180,43 @@ end
 --- A timer is due.
 dispatch.timer = timers.due
 
--- Needed to start, and not after: what is not there need not be collected around.
-local startOnly = { "skald.launch", "skald.check", "skald.endpoints", "skald.loader" }
+-- Needed to start and to reload, and not in between: what is not there need not be collected around.
+local seldom = { "skald.launch", "skald.reload", "skald.check", "skald.endpoints", "skald.factories", "skald.remote" }
 
---- Starts a command of the program with its words; whether it succeeded.
-function dispatch.start(command, words)
-  local ok = require("skald.launch").start(command, words)
-  for _, name in ipairs(startOnly) do
+--- What is needed seldom is forgotten, until somebody requires it again.
+function dispatch.forget()
+  for _, name in ipairs(seldom) do
     package.loaded[name] = nil
   end
-  return ok
+end
+
+--- Starts a command of the program with its words and options; the exit status.
+function dispatch.start(command, words, options)
+  return require("skald.launch").start(command, words, options)
+end
+
+--- Files changed that are under watch.
+function dispatch.changed()
+  require("skald.watch").changed()
+end
+
+--- SIGHUP.
+function dispatch.hangup()
+  require("skald.jobs").hangup()
+end
+
+--- A listener that was to finish has closed.
+function dispatch.unlistened(handle)
+  local listener = ports[handle]
+  if listener then
+    listener:ended()
+  end
 end
 
 --- The loop is about to run.
 function dispatch.running()
   require("skald.program").running()
+  dispatch.forget()
 end
 
 --- The last connection is gone.
@@ -194,11 +231,17 @@ local Group = class.root "Group"
 
 function Group:init()
   self.handle = C.skald_group_new(pointer)
+  self.applied = {} -- bounds, by their names
   self.guard = newproxy(true)
   local handle = self.handle
   getmetatable(self.guard).__gc = function()
     C.skald_group_release(pointer, handle)
   end
+end
+
+--- Whether there was room for it.
+function Group:isOpen()
+  return self.handle ~= 0
 end
 
 function Group:count()
@@ -225,6 +268,7 @@ for index, name in ipairs(protocol.bounds) do
 end
 
 function Group:setBound(name, value)
+  self.applied[name] = value
   C.skald_group_set_bound(pointer, self.handle, boundIndex[name], value)
 end
 

@@ -1,42 +1,26 @@
--- Scripts named on the command line become services that listen. What stands here is needed once:
--- when the host runs, the module is forgotten.
+-- The words of the command line become services that listen, or a question to a host that runs.
 
-local check = require "skald.check"
-local class = require "skald.class"
 local core = require "skald.core"
-local endpoints = require "skald.endpoints"
 local loader = require "skald.loader"
 local log = require "skald.log"
-local ports = require "skald.ports"
 local program = require "skald.program"
-local protocol = require "skald.protocol"
+local reload = require "skald.reload"
 
 local launch = {}
-local host = program.host
-local complain, handler = program.complain, program.handler
+local host, complain = program.host, program.complain
 
--- A raised value as one line; the traceback goes to the log for those who ask.
-local function complainOf(text)
-  local message, trace = text:match "^(.-)\n(stack traceback:.*)$"
-  message = message or text
-  complain("%s", message:find "^[^:]+:%d+:" and message or "skald: " .. message)
-  if trace then
-    log.debug("%s", trace)
-  end
-end
-
--- --- the words of the command line ------------------------------------------------------------
+-- --- words ------------------------------------------------------------------------------------
 
 local function findScript(word)
   local bundled = not word:find "[/.]" and core.bundled("services/" .. word .. ".lua")
   if bundled then
     return { file = "services/" .. word .. ".lua", text = bundled }
   end
-  local text, message = loader.readFile(word)
+  local text, message, missing = loader.readFile(word)
   if text then
-    return { file = word, text = text, folder = word:match "^(.*)/[^/]*$" or "." }
+    return { file = word, folder = word:match "^(.*)/[^/]*$" or "." }
   end
-  if message:find "No such file" then
+  if missing then
     local names = {}
     for _, name in ipairs(core.bundledNames "services/") do
       names[#names + 1] = name:match "^([%w_-]+)%.lua$"
@@ -46,8 +30,11 @@ local function findScript(word)
   return nil, message
 end
 
--- Scripts, each followed by its key=value words.
-local function readWords(words)
+--- Scripts, each followed by its key=value words.
+---@param words string[]
+---@return table[]? scripts nil, message
+---@return string? message
+function launch.read(words)
   local found = {}
   for _, word in ipairs(words) do
     local key, value = word:match "^([%a_][%w_-]*)=(.*)$"
@@ -67,121 +54,40 @@ local function readWords(words)
   return found
 end
 
--- --- loading ----------------------------------------------------------------------------------
+-- --- check and run ----------------------------------------------------------------------------
 
--- What a script returned as a list of definitions.
-local function definitionsOf(service, result)
-  if result == nil then
-    return {}
-  end
-  if type(result) ~= "table" then
-    error(("%s:1: the script returned a %s, not a definition"):format(service.file, type(result)), 0)
-  end
-  local isList = result[1] ~= nil and not class.is(result) and not class.of(result)
-  local list = isList and result or { result }
-  for i, definition in ipairs(list) do
-    local owner = class.is(definition) and definition or class.of(definition)
-    if type(definition) ~= "table" then
-      error(("%s:1: number %d of the list is a %s, not a definition"):format(service.file, i, type(definition)), 0)
-    end
-    if owner and not class.derives(owner, protocol.Factory) then
-      error(("%s:1: the script returned a protocol: return { listen = …, protocol = … }"):format(service.file), 0)
+local function complainOf(report)
+  for _, item in ipairs(report.errors) do
+    local line = reload.line(item)
+    complain("%s", item.line and line or "skald: " .. line)
+    if item.traceback then
+      log.debug("%s", item.traceback)
     end
   end
-  return list
 end
 
-local function checkAll(service, definitions)
-  local names, problems = {}, {}
-  for i, definition in ipairs(definitions) do
-    local endpoint = i == 1 and service.options.listen or nil
-    if endpoint then
-      local ok, message = endpoints.parseServer(endpoint)
-      if not ok then
-        problems[#problems + 1] = ("skald: %s: listen: %s"):format(service.name, message)
-      end
+-- Runs phases of a change; says what is wrong where one fails.
+local function run(change, ...)
+  for _, phase in ipairs { ... } do
+    if not change:run(phase) then
+      complainOf(change.report)
+      return false
     end
-    for _, problem in ipairs(check.definition(definition, service.file, service.text, endpoint)) do
-      problems[#problems + 1] = problem
-    end
-    local name = definition.name
-    if name and names[name] then
-      problems[#problems + 1] = ("%s:1: two factories are called '%s'"):format(service.file, tostring(name))
-    end
-    names[name or false] = name
   end
-  for _, problem in ipairs(problems) do
-    complain("%s", problem)
-  end
-  return #problems == 0
+  return true
 end
 
 local function load(script)
-  local service = loader.new(script.file, script.text, script.folder, script.options)
-  host.services[#host.services + 1] = service
-  host.current = service
-  local before = #host.opened
-  local ok, result = xpcall(function()
-    return definitionsOf(service, service:load())
-  end, handler)
-  if not ok then
-    complainOf(result)
+  local change = reload.new(program.add(script))
+  if not run(change, "snapshot", "compile", "load", "check") then
     return nil
   end
-  if not checkAll(service, result) then
-    return nil
-  end
-  for _, warning in ipairs(service:warnings()) do
+  for _, warning in ipairs(change.generation.warnings) do
     log.warning("%s", warning)
   end
-  if #result == 0 and #host.opened == before and #host.waiting == 0 then
-    log.warning("%s: returned no definition and listens on nothing", service.file)
-  end
-  service.definitions = result
-  return service
+  change.generation.warnings = {}
+  return change
 end
-
--- --- listening --------------------------------------------------------------------------------
-
--- The endpoints of a definition, as strings.
-local function endpointsOf(definition, override)
-  local listen = override or definition.listen
-  return type(listen) == "table" and listen or { listen }
-end
-
-local function bindAll(service)
-  for i, definition in ipairs(service.definitions) do
-    local override = i == 1 and service.options.listen or nil
-    local factory = ports.factoryOf(definition)
-    for _, text in ipairs(endpointsOf(definition, override)) do
-      if not program.open(factory, endpoints.parseServer(text), factory.name or service.name) then
-        return false
-      end
-    end
-  end
-  return true
-end
-
-local function startAll()
-  for _, port in ipairs(host.opened) do
-    if port:isOpen() then
-      local ok, problem = xpcall(port.start, handler, port)
-      if not ok then
-        complainOf(problem)
-        return false
-      end
-    end
-  end
-  for _, port in ipairs(host.opened) do
-    if port:isOpen() then
-      print(port:announcement())
-    end
-  end
-  io.stdout:flush()
-  return true
-end
-
--- --- commands ---------------------------------------------------------------------------------
 
 local commands = {}
 
@@ -198,33 +104,62 @@ function commands.check(scripts)
   return ok
 end
 
-function commands.run(scripts)
-  for _, script in ipairs(scripts) do
-    if not load(script) then
+local function startAll(changes)
+  for _, change in ipairs(changes) do
+    local problem = change:start()
+    if problem then
       return false
     end
   end
-  for _, service in ipairs(host.services) do
-    host.current = service
-    if not bindAll(service) then
-      return false
-    end
+  for _, change in ipairs(changes) do
+    change:announce()
   end
-  host.current = nil
-  return startAll()
+  return true
 end
 
---- Starts a command with its words; whether it succeeded.
----@param command string
----@param words string[]
----@return boolean
-function launch.start(command, words)
-  local scripts, message = readWords(words)
-  if not scripts then
-    complain("skald: %s", message)
+function commands.run(scripts)
+  local changes = {}
+  for i, script in ipairs(scripts) do
+    changes[i] = load(script)
+    if not changes[i] then
+      return false
+    end
+  end
+  for _, change in ipairs(changes) do
+    if not run(change, "prepare") then
+      return false
+    end
+  end
+  if not require("skald.control").open(host.options.control) then
     return false
   end
-  return commands[command](scripts)
+  for _, change in ipairs(changes) do
+    change:commit()
+  end
+  if not startAll(changes) then
+    return false
+  end
+  host.starting = changes
+  return true
+end
+
+--- Starts a command with its words; the exit status.
+---@param command string
+---@param words string[]
+---@param options table
+---@return integer
+function launch.start(command, words, options)
+  host.options = options
+  local remote = not commands[command] and require "skald.remote"
+  if remote then
+    return remote.ask(command, words, options)
+  end
+  local scripts, message = launch.read(words)
+  if not scripts then
+    complain("skald: %s", message)
+    return 1
+  end
+  return commands[command](scripts) and 0 or 1
 end
 
 return launch

@@ -1,6 +1,16 @@
--- One script with its options and the modules of its own folder, loaded in an environment of its
--- own. The environment has copies of Lua's libraries, so that what a script changes in them is seen
--- by nobody else.
+-- One generation of a service: its script with the modules of its own folder, loaded in an
+-- environment of its own. The environment has copies of Lua's libraries, so that what a script
+-- changes in them is seen by nobody else, and ends with it.
+
+local backup = require "skald.backup"
+local class = require "skald.class"
+local core = require "skald.core"
+local dispatch = require "skald.dispatch"
+local owner = require "skald.owner"
+local ports = require "skald.ports"
+
+local ffi = require "ffi"
+local C = core.C
 
 local loader = {}
 
@@ -9,14 +19,20 @@ for name in ("string table math os io coroutine debug bit jit package"):gmatch "
   libraries[name] = true
 end
 
----@class Service
-local Service = {}
-Service.__index = Service
+-- The generation of an environment.
+local generations = setmetatable({}, { __mode = "kv" })
 
-local function readFile(path)
-  local file, message = io.open(path, "rb")
+-- --- files ------------------------------------------------------------------------------------
+
+--- The text of a file: or nil, a message, and whether it is not there at all.
+---@param path string
+---@return string? text
+---@return string? message
+---@return boolean? missing
+function loader.readFile(path)
+  local file, message, errno = io.open(path, "rb")
   if not file then
-    return nil, message
+    return nil, message, core.isMissing(errno)
   end
   local text, problem = file:read "*a"
   file:close()
@@ -26,25 +42,209 @@ local function readFile(path)
   return text
 end
 
--- What `require "skald.service"` gives within this service.
-local function facade(self)
-  local kept = {}
+--- The real path of a file: or nil, a message, and whether it is not there at all.
+---@param path string
+---@return string? real
+---@return string? message
+---@return boolean? missing
+function loader.realPath(path)
+  local buffer = ffi.new "char[4096]"
+  local errno = C.skald_real_path(path, buffer, 4096)
+  if errno ~= 0 then
+    return nil, ("%s: %s"):format(path, (core.errorOf(errno))), core.isMissing(errno)
+  end
+  return ffi.string(buffer)
+end
+
+--- Reads a file: or nil, a message, and whether it is not there at all.
+---@param path string
+---@return { path: string, real: string, text: string }? source
+---@return string? message
+---@return boolean? missing
+function loader.read(path)
+  local real, message, missing = loader.realPath(path)
+  if not real then
+    return nil, message, missing
+  end
+  local text
+  text, message, missing = loader.readFile(path)
+  if not text then
+    return nil, message, missing
+  end
+  return { path = path, real = real, text = text }
+end
+
+-- --- compiling --------------------------------------------------------------------------------
+
+---@class Generation
+---@field service table
+---@field number integer
+---@field environment table
+---@field sources table<string, table> what was read, by the path
+---@field modules table<string, table> what was loaded, by the real path
+---@field misses table<string, true> paths that were tried and not there
+---@field classes table<table, true> those that its load made
+---@field names table<string, table> those that were given a name
+---@field owner Owner
+local Generation = {}
+Generation.__index = Generation
+
+--- Compiles a source, as text; the chunk or nil, message.
+---@param source table
+---@return function? chunk
+---@return string? message
+function Generation:compile(source)
+  local text = source.text
+  if text:byte(1) == 27 then
+    return nil, ("%s:1: is bytecode: give the Lua source"):format(source.path)
+  end
+  if text:sub(1, 1) == "#" then
+    text = "--" .. text -- a first line for the shell, kept for the count of lines
+  end
+  local chunk, message = load(text, "@" .. source.path, "t", self.environment)
+  source.chunk = chunk
+  return chunk, message
+end
+
+-- --- modules ----------------------------------------------------------------------------------
+
+-- Runs what a load runs: what it starts is the generation's, and so are the classes it makes.
+function Generation:enter(f, ...)
+  local before = class.observe(self.classes)
+  local owned = owner.current
+  owner.current = self.owner
+  local function leave(ok, ...)
+    owner.current = owned
+    class.observe(before)
+    if not ok then
+      error((...), 0)
+    end
+    return ...
+  end
+  return leave(xpcall(f, self.noteFailure, ...))
+end
+
+-- Makes a handler that notes the traceback where something was raised, and lets it pass unchanged:
+-- scripts may catch it.
+local function failureNoter(self)
+  return function(problem)
+    if not self.failure or not rawequal(self.failure.problem, problem) then
+      self.failure = { problem = problem, text = core.traceback(problem) }
+    end
+    return problem
+  end
+end
+
+--- What was raised, with its traceback where it is known.
+---@param problem any
+---@return string
+function Generation:describe(problem)
+  if self.failure and rawequal(self.failure.problem, problem) then
+    return self.failure.text
+  end
+  local ok, text = pcall(tostring, problem)
+  return ok and text or "(an error that has no text)"
+end
+
+local function runModule(self, source, name)
+  local chunk, message = source.chunk, nil
+  if not chunk then
+    chunk, message = self:compile(source)
+  end
+  if not chunk then
+    error(message, 0)
+  end
+  source.chunk = nil
+  -- the value is true where it is required in a circle
+  local module = { path = source.path, name = name, value = true, late = not self.loading }
+  self.modules[source.real] = module
+  local ok, result = pcall(self.enter, self, chunk, name)
+  if not ok then
+    self.modules[source.real] = nil
+    error(result, 0)
+  end
+  if result ~= nil then
+    module.value = result
+  end
+  return module
+end
+
+-- A module of the script's own folder: once per load, by its real path, in the same environment.
+local function requireOwn(self, name)
+  if self.loaded[name] then
+    return self.loaded[name]
+  end
+  for _, form in ipairs { "%s/%s.lua", "%s/%s/init.lua" } do
+    local path = form:format(self.folder, (name:gsub("%.", "/")))
+    local source, message, missing = self.sources[path], nil, nil
+    if not source then
+      source, message, missing = loader.read(path)
+    end
+    if source then
+      self.sources[path] = source
+      self.used[path] = true
+      local module = self.modules[source.real] or runModule(self, source, name)
+      self.loaded[name] = module.value ~= true and module or nil
+      return module
+    elseif not missing then
+      error(message, 0)
+    end
+    self.misses[path] = true
+  end
+  return nil
+end
+
+-- A module from elsewhere is shared: what it makes belongs to nobody.
+local function requireOutside(name)
+  local classes = class.observe(nil)
+  local owned = owner.current
+  owner.current = nil
+  local function leave(ok, ...)
+    owner.current = owned
+    class.observe(classes)
+    if not ok then
+      error((...), 0)
+    end
+    return ...
+  end
+  return leave(pcall(require, name))
+end
+
+-- --- what a service requires of the library and gets its own of --------------------------------
+
+local facades = {}
+
+-- A value that survives reloads; `init` makes it, once per name. What a load that fails has made is
+-- dropped, and what it changed is put back.
+local function persist(self, name, init)
+  local kept = self.service.kept
+  local value = kept[name]
+  if value ~= nil then
+    if self.loading then
+      backup.take(self.backup, value)
+    end
+    return value
+  end
+  local store = self.loading and self.fresh or kept
+  if store[name] == nil then
+    if type(init) == "function" then
+      store[name] = init()
+    else
+      store[name] = init
+    end
+  end
+  return store[name]
+end
+
+facades["skald.service"] = function(self)
   return {
-    name = self.name,
+    name = self.service.name,
     options = self.options,
-    --- A value that survives reloads; `init` makes it, once per name.
     persist = function(name, init)
       if type(name) ~= "string" then
         error("persist takes a name", 2)
       end
-      if kept[name] == nil then
-        if type(init) == "function" then
-          kept[name] = init()
-        else
-          kept[name] = init
-        end
-      end
-      return kept[name]
+      return persist(self, name, init)
     end,
     --- Calls `f` when this load of the service ends.
     onDispose = function(f)
@@ -56,55 +256,54 @@ local function facade(self)
   }
 end
 
-local function compile(self, text, file, ...)
-  if text:sub(1, 1) == "#" then
-    text = "--" .. text -- a first line for the shell, kept for the count of lines
-  end
-  local chunk, message = load(text, "@" .. file, "t", self.environment)
-  if not chunk then
-    error(message, 0)
-  end
-  return chunk(...)
+facades["skald.class"] = function(self)
+  return setmetatable({}, {
+    __index = class,
+    __call = function(_, name)
+      if type(name) ~= "string" then
+        error('class takes a name: class "Room"', 2)
+      end
+      if self.names[name] then
+        error(("two classes are called '%s'"):format(name), 2)
+      end
+      self.names[name] = class.root(name)
+      self.classes[self.names[name]] = true
+      return self.names[name]
+    end,
+  })
 end
 
--- A module of the script's own folder: once per load, in the same environment.
-local function requireOwn(self, name)
-  local loaded = self.modules[name]
-  if loaded ~= nil then
-    return true, loaded
+facades.ffi = function(self)
+  local cdef = require "skald.cdef"
+  local own = {}
+  for key, value in pairs(ffi) do
+    own[key] = value
   end
-  for _, form in ipairs { "%s/%s.lua", "%s/%s/init.lua" } do
-    local path = form:format(self.folder, (name:gsub("%.", "/")))
-    local text = readFile(path)
-    if text then
-      self.modules[name] = true -- for a module that requires itself in a circle
-      local ok, result = pcall(compile, self, text, path, name)
-      if not ok then
-        self.modules[name] = nil
-        error(result, 0)
-      end
-      if result ~= nil then
-        self.modules[name] = result
-      end
-      return true, self.modules[name]
-    end
+  own.cdef = cdef.declare
+  function own.metatype(ctype, methods)
+    return cdef.metatype(ctype, methods, function(message)
+      self:warn(message)
+    end)
   end
-  return false
+  return own
 end
 
 local function requirer(self)
-  local own = facade(self)
+  local own = {}
   return function(name)
-    if name == "skald.service" then
-      return own
+    if own[name] == nil and facades[name] then
+      own[name] = facades[name](self)
+    end
+    if own[name] then
+      return own[name]
     end
     if self.folder and type(name) == "string" and not name:find "^skald%." then
-      local found, result = requireOwn(self, name)
-      if found then
-        return result
+      local module = requireOwn(self, name)
+      if module then
+        return module.value
       end
     end
-    return require(name)
+    return requireOutside(name)
   end
 end
 
@@ -125,50 +324,180 @@ end
 local function makeEnvironment(self)
   local environment = { require = requirer(self) }
   environment._G = environment
+  generations[environment] = self
   return setmetatable(environment, { __index = lookUp })
 end
 
-local function baseName(path)
-  return path:match "([^/]+)$":gsub("%.lua$", "")
-end
+-- --- a generation -----------------------------------------------------------------------------
 
---- A service, not yet loaded.
----@param path string as errors name it
----@param text string
----@param folder string? where its own modules lie
----@param options table<string, string>
----@return Service
-function loader.new(path, text, folder, options)
+--- A generation, not yet loaded.
+---@param service { file: string, folder: string?, options: table, kept: table, name: string }
+---@param number integer
+---@param sources table<string, table> what was read, by the path
+---@return Generation
+function loader.new(service, number, sources)
   local self = setmetatable({
-    name = (baseName(path)),
-    file = path,
-    text = text,
-    folder = folder,
-    options = options,
+    service = service,
+    number = number,
+    folder = service.folder,
+    sources = sources,
+    options = {},
+    used = { [service.file] = true }, -- by the path
+    loaded = {}, -- modules by the name
     modules = {},
+    misses = {},
+    classes = {},
+    names = {},
     disposers = {},
-  }, Service)
+    waiting = {}, -- calls of callWhenRunning
+    ports = {}, -- asked for by the script itself
+    obtained = {}, -- { listener, fresh }: its sockets, and whether it was the first to bind them
+    claimed = {}, -- listeners of the former generation that it goes on with
+    fresh = {}, -- persistent values that are new
+    backup = {},
+    warnings = {},
+    loading = true,
+  }, Generation)
+  for key, value in pairs(service.options) do
+    self.options[key] = value
+  end
+  self.noteFailure = failureNoter(self)
+  self.owner = owner.new(self)
+  self.owner.held = {}
   self.environment = makeEnvironment(self)
   return self
 end
 
 --- Runs the script; what it returns. Raises what it raises.
-function Service:load()
-  return compile(self, self.text, self.file, self.options)
+function Generation:load()
+  local source = self.sources[self.service.file]
+  local chunk, message = source.chunk, nil
+  if not chunk then
+    chunk, message = self:compile(source)
+  end
+  if not chunk then
+    error(message, 0)
+  end
+  source.chunk = nil
+  return self:enter(chunk, self.options)
 end
 
---- What the script did that will not do what it seems to.
----@return string[]
-function Service:warnings()
-  local list = {}
-  for key in pairs(rawget(self.environment, "string") or {}) do
-    if string[key] == nil then
-      list[#list + 1] = ("%s: string.%s is not seen by s:%s()"):format(self.file, key, key)
+--- Loads what the former generation came to require as it ran: its objects want new classes too.
+---@param former Generation
+function Generation:loadLate(former)
+  for real, module in pairs(former.modules) do
+    if module.late and not self.modules[real] then
+      requireOwn(self, module.name)
     end
   end
-  return list
 end
 
-loader.readFile = readFile
+--- The text of the script.
+---@return string
+function Generation:text()
+  return self.sources[self.service.file].text
+end
+
+--- Notes something that the user should know.
+---@param message string
+function Generation:warn(message)
+  self.warnings[#self.warnings + 1] = message
+end
+
+--- Warns of what the script did that will not do what it seems to.
+function Generation:lookOver()
+  for key in pairs(rawget(self.environment, "string") or {}) do
+    if string[key] == nil then
+      self:warn(("%s: string.%s is not seen by s:%s()"):format(self.service.file, key, key))
+    end
+  end
+end
+
+-- A socket of the running generation that answers to the same endpoint, and is not claimed yet:
+-- that of `preferred` first.
+local function findListener(self, key, preferred)
+  local former, found = self.service.generation, nil
+  for _, item in ipairs(former and former.obtained or {}) do
+    local listener = item.listener
+    if listener.handle and listener.key == key and not self.claimed[listener] then
+      if preferred and listener.factory == preferred then
+        return listener
+      end
+      found = found or listener
+    end
+  end
+  return found
+end
+
+--- The socket of an endpoint: the live one, or a new one, bound and not yet accepting.
+---@param endpoint table
+---@param backlog integer?
+---@param preferred Factory? whose socket it should rather be
+---@return Listener? listener or nil, message, code
+---@return string? message
+---@return string? code
+function Generation:obtain(endpoint, backlog, preferred)
+  local key = ports.key(endpoint)
+  local listener = findListener(self, key, preferred)
+  local message, code
+  if listener then
+    local was = { backlog = listener.backlog, mode = listener.mode }
+    local ok
+    ok, message, code = listener:adjust(endpoint, backlog)
+    if not ok then
+      return nil, message, code
+    end
+    self.claimed[listener] = was
+    self.obtained[#self.obtained + 1] = { listener = listener, fresh = false }
+    return listener
+  end
+  self.group = self.group or dispatch.Group:new()
+  listener, message, code = ports.bind(self.group, endpoint, backlog)
+  if listener then
+    listener.service = self.service
+    self.obtained[#self.obtained + 1] = { listener = listener, fresh = true }
+  end
+  return listener, message, code
+end
+
+--- Undoes what `obtain` did.
+function Generation:giveBack()
+  for _, item in ipairs(self.obtained) do
+    local listener = item.listener
+    if item.fresh then
+      listener:close()
+    else
+      listener:adjust(self.claimed[listener], self.claimed[listener].backlog)
+    end
+  end
+  for _, port in ipairs(self.ports) do
+    if port.listener then
+      port.listener = nil
+    end
+  end
+end
+
+--- What was read and not used is forgotten.
+function Generation:forgetUnused()
+  for path in pairs(self.sources) do
+    if not self.used[path] then
+      self.sources[path] = nil
+    end
+  end
+end
+
+--- The generation whose code is running: that of the nearest function in its environment.
+---@param level integer
+---@return Generation?
+function loader.running(level)
+  while debug.getinfo(level, "f") do
+    local found = generations[getfenv(level)]
+    if found then
+      return found
+    end
+    level = level + 1
+  end
+  return nil
+end
 
 return loader

@@ -1,20 +1,21 @@
--- What the program has open and what waits until it runs.
+-- What the program has open: its services, the phase it is in, and what running code asks for.
 
 local core = require "skald.core"
 local dispatch = require "skald.dispatch"
 local log = require "skald.log"
+local owner = require "skald.owner"
 local ports = require "skald.ports"
 
+local C, pointer = core.C, core.pointer
 local program = {}
 
--- One for each host: the phase it is in, and what is loaded.
+-- One for each host.
 local host = {
   phase = "loading", -- then "running"
   checking = false, -- nothing is bound
-  services = {},
-  current = nil, -- the service whose script runs
-  opened = {}, -- ports, in the order of opening, until the host runs
-  waiting = {}, -- calls of callWhenRunning
+  services = {}, -- in the order of their coming
+  waiting = {}, -- calls of callWhenRunning from elsewhere than a load
+  options = {}, -- of the command line
 }
 
 program.host = host
@@ -24,45 +25,92 @@ function program.complain(format, ...)
   io.stderr:write(format:format(...), "\n")
 end
 
-program.handler = core.traceback
+--- Calls `f(...)`; what it raises is logged.
+function program.guarded(f, ...)
+  local ok, problem = xpcall(f, core.traceback, ...)
+  if not ok then
+    log.error("%s", problem)
+  end
+end
+
+-- --- services ---------------------------------------------------------------------------------
+
+---@class Service
+---@field name string unlike that of any other
+---@field base string the script's own name
+---@field file string the script, as errors name it
+---@field text string? of a bundled one
+---@field folder string? where its modules lie
+---@field options table<string, string>
+---@field generation Generation? the active one
+---@field kept table what `persist` keeps
+---@field factories table<Factory, true> the living ones
+---@field old table[] generations that were
+---@field last table? how the last reload went
+---@field refused integer reloads that were
+
+--- The service of that name.
+---@param name string
+---@return Service?
+function program.find(name)
+  for _, service in ipairs(host.services) do
+    if service.name == name then
+      return service
+    end
+  end
+  return nil
+end
+
+local function freeName(base)
+  local name, count = base, 1
+  while program.find(name) do
+    count = count + 1
+    name = ("%s-%d"):format(base, count)
+  end
+  return name
+end
+
+--- Adds a service, which is yet to be loaded.
+---@param script { file: string, text: string?, folder: string?, options: table }
+---@return Service
+function program.add(script)
+  local base = script.file:match "([^/]+)$":gsub("%.lua$", "")
+  local service = {
+    name = freeName(base),
+    base = base,
+    file = script.file,
+    text = script.text,
+    folder = script.folder,
+    options = script.options,
+    kept = {},
+    factories = setmetatable({}, { __mode = "k" }),
+    old = {},
+    refused = 0,
+  }
+  host.services[#host.services + 1] = service
+  return service
+end
+
+--- Forgets a service.
+---@param service Service
+function program.remove(service)
+  for i, other in ipairs(host.services) do
+    if other == service then
+      table.remove(host.services, i)
+      return
+    end
+  end
+end
+
+-- Its own code may be running: the nearest function of it says so.
+local function callingGeneration()
+  local who = owner.current
+  return who and who.generation or require("skald.loader").running(3)
+end
 
 -- --- listening --------------------------------------------------------------------------------
 
-local hints = {
-  EADDRINUSE = "choose another with listen=ENDPOINT",
-  EACCES = "ports below 1024 and foreign folders take privileges",
-  EADDRNOTAVAIL = "this machine has no such address",
-}
-
-local function describe(endpoint)
-  if endpoint.type == "unix" then
-    return "unix:" .. endpoint.path
-  end
-  local name = endpoint.interface or "0.0.0.0"
-  return ("tcp:%s:%d"):format(name:find(":", 1, true) and "[" .. name .. "]" or name, endpoint.port)
-end
-
---- Binds for a factory; says on standard error why not.
----@param factory Factory
----@param endpoint table
----@param name string
----@return Port? port or nil, message, code
----@return string? message
----@return string? code
-function program.open(factory, endpoint, name)
-  local port, message, code = ports.open(factory, endpoint, name)
-  if not port then
-    local hint = hints[code] and (" (%s)"):format(hints[code]) or ""
-    program.complain("skald: %s: %s: %s%s", name, describe(endpoint), message, hint)
-    return nil, message, code
-  end
-  if host.phase == "loading" then
-    host.opened[#host.opened + 1] = port
-  end
-  return port
-end
-
--- A port asked for by the script itself.
+-- A port under `check`: nothing is bound.
 local function fakePort(endpoint)
   local address = require "skald.address"
   local name = endpoint.interface or "0.0.0.0"
@@ -78,19 +126,65 @@ local function fakePort(endpoint)
   }
 end
 
--- The name of the service whose code is running: that of the nearest function in its environment.
-local function callingService()
-  local level = 2
-  while debug.getinfo(level, "f") do
-    local environment = getfenv(level)
-    for _, service in ipairs(host.services) do
-      if service.environment == environment then
-        return service.name
-      end
-    end
-    level = level + 1
+local function bindProblem(name, endpoint, message, code)
+  return require("skald.reload").bindProblem(name, endpoint, message, code)
+end
+
+-- Asked for while a generation loads: bound or adopted now, serving once that is committed.
+local function listenForLoad(generation, definition, endpoint)
+  local name = definition.name or generation.service.base
+  local listener, message, code = generation:obtain(endpoint, endpoint.backlog or definition.backlog)
+  local port = listener and ports.new(listener) or {}
+  port.definition, port.endpoint, port.held = definition, endpoint, true
+  generation.ports[#generation.ports + 1] = port
+  if listener then
+    return port
   end
-  return host.current and host.current.name
+  port.problem = bindProblem(name, endpoint, message, code)
+  if not generation.service.generation then
+    program.complain("skald: %s", port.problem)
+  end
+  return nil, message, code
+end
+
+local function listenNow(generation, definition, endpoint)
+  local factory = ports.factoryOf(definition)
+  local name = factory.name or generation and generation.service.base or "?"
+  local group, message, code = ports.groupOf(factory)
+  local listener
+  if group then
+    listener, message, code = ports.bind(group, endpoint, endpoint.backlog or factory.backlog)
+  end
+  if not listener then
+    program.complain("skald: %s", bindProblem(name, endpoint, message, code))
+    return nil, message, code
+  end
+  local service, who = generation and generation.service, owner.current
+  listener.service = service
+  listener:serve(factory, name)
+  if service then
+    service.factories[factory] = true
+  end
+  if who and who.generation then
+    table.insert(who.generation.obtained, { listener = listener, fresh = false })
+  elseif who and not who.ended then
+    listener.owner = who
+    who.listeners[listener] = true
+  end
+  return listener
+end
+
+local function startNow(listener)
+  local ok, problem = listener:start()
+  if not ok then
+    listener:close()
+    error(problem:match "^(.-)\nstack traceback:" or problem, 0)
+  end
+  print(listener:announcement())
+  local taken, message = listener:accept()
+  if not taken then
+    error(("%s: %s"):format(tostring(listener.address), message), 0)
+  end
 end
 
 --- What reactor.listenTCP and listenUNIX do.
@@ -100,69 +194,85 @@ end
 ---@return string? message
 ---@return string? code
 function program.listen(definition, endpoint)
-  local factory = ports.factoryOf(definition)
+  local generation = callingGeneration()
   if host.checking then
     local port = fakePort(endpoint)
-    host.opened[#host.opened + 1] = port
+    if generation then
+      table.insert(generation.ports, { definition = definition, endpoint = endpoint })
+    end
     return port
   end
-  local name = factory.name or callingService() or "?"
-  local port, message, code = program.open(factory, endpoint, name)
-  if port and host.phase == "running" then
-    local ok, problem = pcall(port.start, port)
-    if not ok then
-      port:stopListening()
-      error(problem, 0)
-    end
-    print(port:announcement())
-    port:accept()
+  local who = owner.current
+  if who and who.generation and who.generation.loading then
+    return listenForLoad(who.generation, definition, endpoint)
   end
-  return port, message, code
+  local listener, message, code = listenNow(generation, definition, endpoint)
+  if not listener then
+    return nil, message, code
+  end
+  startNow(listener)
+  return ports.new(listener)
 end
 
---- Calls `f(...)` once the host runs; at once where it does.
+--- Calls `f(...)` once the service that asks runs; at once where it does.
 function program.whenRunning(f, ...)
-  if host.phase == "running" then
+  local who = owner.current
+  local generation = who and who.generation
+  if generation and generation.loading then
+    table.insert(generation.waiting, { f, select("#", ...), ... })
+  elseif host.phase ~= "running" then
+    table.insert(host.waiting, { f, select("#", ...), ... })
+  else
     f(...)
-    return
   end
-  host.waiting[#host.waiting + 1] = { f, select("#", ...), ... }
 end
 
-local function guarded(f, ...)
-  local ok, problem = xpcall(f, program.handler, ...)
-  if not ok then
-    log.error("%s", problem)
-  end
-end
+-- --- the life of the host ---------------------------------------------------------------------
 
 --- The loop is about to run.
 function program.running()
   host.phase = "running"
-  local opened = host.opened
-  host.opened = {}
-  for _, port in ipairs(opened) do
-    if port:isOpen() then
-      guarded(port.accept, port)
-    end
+  for _, change in ipairs(host.starting) do
+    change:accept()
+    change:conclude()
   end
-  local waiting = host.waiting
-  host.waiting = {}
-  for _, call in ipairs(waiting) do
-    guarded(call[1], unpack(call, 3, 2 + call[2]))
+  for _, change in ipairs(host.starting) do
+    change:callWaiting()
+  end
+  host.starting = nil
+  for _, call in ipairs(host.waiting) do
+    program.guarded(call[1], unpack(call, 3, 2 + call[2]))
+  end
+  host.waiting = nil
+  if host.options.watch then
+    require("skald.watch").start()
+  end
+end
+
+--- Calls what a generation asked for its end.
+---@param generation Generation
+function program.dispose(generation)
+  for _, dispose in ipairs(generation.disposers) do
+    program.guarded(dispose)
   end
 end
 
 --- The last connection is gone: factories end, then services.
 function program.stopped()
-  for _, port in pairs(dispatch.ports) do
-    guarded(port.stopListening, port)
+  for _, listener in pairs(dispatch.ports) do
+    listener:close()
   end
   for _, service in ipairs(host.services) do
-    for _, dispose in ipairs(service.disposers) do
-      guarded(dispose)
+    if service.generation then
+      program.dispose(service.generation)
     end
   end
+end
+
+--- Whether the host is about to end.
+---@return boolean
+function program.isStopping()
+  return C.skald_is_stopping(pointer)
 end
 
 return program

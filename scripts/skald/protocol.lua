@@ -104,6 +104,17 @@ protocol.bounds = {
   "maxBuffered",
 }
 
+--- What they are where a definition does not say; 0 is none.
+protocol.defaults = {
+  maxConnections = 0,
+  maxConnectionsPerPeer = 0,
+  idleTimeout = 0,
+  closeTimeout = 30,
+  highWater = 65536,
+  lowWater = 16384,
+  maxBuffered = 67108864,
+}
+
 local isBound = {}
 for index, name in ipairs(protocol.bounds) do
   isBound[name] = index

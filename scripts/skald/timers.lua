@@ -1,11 +1,14 @@
 -- callLater's timers: the core keeps the deadlines, this keeps what is to be called.
 
 local core = require "skald.core"
+local owner = require "skald.owner"
 
 local C, pointer = core.C, core.pointer
 local timers = {}
 local calls = {} -- by the timer's number
 
+-- Pending with `handle` set; noted, to be started when a load succeeded, with `waits` set; spent with
+-- neither.
 ---@class DelayedCall
 local DelayedCall = {}
 DelayedCall.__index = DelayedCall
@@ -17,16 +20,29 @@ local function spent(self)
   return nil, "already cancelled", "ECANCELED"
 end
 
+-- It will not run (again): what it would have called is let go.
+local function release(self)
+  local who = self.owner
+  if who then
+    who.calls[self] = nil
+  end
+  self.f, self.arguments, self.owner = nil, nil, nil
+end
+
 --- Takes the call back.
 ---@return boolean? ok nil, message, code when it ran already or was cancelled before
 function DelayedCall:cancel()
   local handle = self.handle
-  if not handle then
+  if not handle and not self.waits then
     return spent(self)
   end
-  self.handle = nil
-  calls[handle] = nil
-  C.skald_timer_stop(pointer, handle)
+  self.waits = nil
+  release(self)
+  if handle then
+    self.handle = nil
+    calls[handle] = nil
+    C.skald_timer_stop(pointer, handle)
+  end
   return true
 end
 
@@ -38,7 +54,9 @@ end
 
 local function move(self, when)
   self.time = when
-  C.skald_timer_move(pointer, self.handle, when)
+  if self.handle then
+    C.skald_timer_move(pointer, self.handle, when)
+  end
   return true
 end
 
@@ -46,7 +64,7 @@ end
 ---@param s number
 function DelayedCall:reset(s)
   seconds(s, "reset")
-  if not self.handle then
+  if not self:active() then
     return spent(self)
   end
   return move(self, C.skald_seconds(pointer) + s)
@@ -56,7 +74,7 @@ end
 ---@param s number
 function DelayedCall:delay(s)
   seconds(s, "delay")
-  if not self.handle then
+  if not self:active() then
     return spent(self)
   end
   return move(self, self.time + s)
@@ -65,13 +83,23 @@ end
 --- Whether it is still to come.
 ---@return boolean
 function DelayedCall:active()
-  return self.handle ~= nil
+  return self.handle ~= nil or self.waits ~= nil
 end
 
 --- When it is due, in seconds of `reactor.seconds()`.
 ---@return number
 function DelayedCall:getTime()
   return self.time
+end
+
+local function start(call)
+  local handle = C.skald_timer_start(pointer, call.time)
+  if handle == 0 then
+    return false
+  end
+  call.handle = handle
+  calls[handle] = call
+  return true
 end
 
 --- Calls `f(...)` after so many seconds.
@@ -87,29 +115,80 @@ function timers.later(s, f, ...)
     error(("callLater takes a function, not a %s"):format(type(f)), 2)
   end
   local when = C.skald_seconds(pointer) + s
-  local handle = C.skald_timer_start(pointer, when)
-  if handle == 0 then
-    error("callLater: too many timers are pending", 2)
-  end
   local count = select("#", ...)
-  local call = setmetatable({ handle = handle, time = when, f = f, count = count }, DelayedCall)
+  local call = setmetatable({ handle = nil, time = when, f = f, count = count }, DelayedCall)
   if count > 0 then
     call.arguments = { ... }
   end
-  calls[handle] = call
+  local who = owner.current
+  if who and not who.ended then
+    call.owner = who
+    who.calls[call] = true
+    if who.held then
+      call.waits = true
+      who.held[#who.held + 1] = call
+      return call
+    end
+  end
+  if not start(call) then
+    release(call)
+    error("callLater: too many timers are pending", 2)
+  end
   return call
+end
+
+--- Starts what an owner's timers were held back; from now on they start at once.
+---@param who Owner
+---@return boolean? ok nil, message when there are too many
+---@return string? message
+function timers.release(who)
+  local held = who.held
+  who.held = nil
+  for _, call in ipairs(held) do
+    if call.waits then
+      call.waits = nil
+      if not start(call) then
+        return nil, "too many timers are pending"
+      end
+    end
+  end
+  return true
+end
+
+--- How many pending timers would call a function of that environment.
+---@param environment table
+---@return integer
+function timers.countOf(environment)
+  local count = 0
+  for _, call in pairs(calls) do
+    if getfenv(call.f) == environment then
+      count = count + 1
+    end
+  end
+  return count
+end
+
+local function callOwned(who, f, ...)
+  local ok, text = owner.call(who, core.traceback, f, ...)
+  if not ok then
+    C.skald_log(pointer, 3, text, #text)
+  end
 end
 
 --- A timer is due.
 function timers.due(handle)
   local call = calls[handle]
+  local who, f, arguments = call.owner, call.f, call.arguments
   calls[handle] = nil
   call.handle = nil
   call.called = true
-  if call.arguments then
-    call.f(unpack(call.arguments, 1, call.count))
+  release(call)
+  if who then
+    callOwned(who, f, unpack(arguments or {}, 1, call.count))
+  elseif arguments then
+    f(unpack(arguments, 1, call.count))
   else
-    call.f()
+    f()
   end
 end
 

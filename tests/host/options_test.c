@@ -54,8 +54,23 @@ static void test_wrong(void)
                "--grace: '-1' is no number of seconds");
     CHECK_TEXT(parse(&options, "skald run --log-level=loud echo"),
                "--log-level: 'loud' is none of debug, info, warning, error");
-    CHECK_TEXT(parse(&options, "skald reload"), "reload: not in this version");
-    CHECK_TEXT(parse(&options, "skald run --control=x echo"), "--control: not in this version");
+    CHECK_TEXT(parse(&options, "skald test"), "test: not in this version");
+    CHECK_TEXT(parse(&options, "skald run --control= echo"), "--control takes a path");
+    CHECK_TEXT(parse(&options, "skald run --watch=yes echo"), "--watch takes no value");
+    CHECK_TEXT(parse(&options, "skald reload --watch"), "reload: no such option: --watch");
+    CHECK_TEXT(parse(&options, "skald reload a b"), "reload: what is 'b'?");
+    CHECK_TEXT(parse(&options, "skald unload"), "unload: a service is missing");
+}
+
+static void test_client(void)
+{
+    struct options options;
+    CHECK_TEXT(parse(&options, "skald reload --json chat --force --control /run/x.sock"), "");
+    CHECK(options.json && options.force && !options.watch && options.count == 1);
+    CHECK_TEXT(options.words[0], "chat");
+    CHECK_TEXT(options.control, "/run/x.sock");
+    CHECK_TEXT(parse(&options, "skald run --watch echo"), "");
+    CHECK(options.watch && options.count == 1);
 }
 
 static void test_help(void)
@@ -73,6 +88,7 @@ int main(void)
         {"options may stand anywhere, with = or a space", test_run},
         {"what is not said has a sensible default", test_defaults},
         {"wrong usage is answered with one line", test_wrong},
+        {"options without a value take none", test_client},
         {"--help and --version win over the rest", test_help},
     };
     return check_all(tests, sizeof tests / sizeof *tests);

@@ -1,0 +1,93 @@
+-- ffi.cdef and ffi.metatype for code that is loaded more than once. LuaJIT can neither redefine a
+-- type nor forget one: what is declared already is skipped, what has changed is refused.
+
+local ffi = require "ffi"
+
+local cdef = {}
+
+local declared = {} -- by the text
+local typedefs = {} -- by the name: the declaration
+local metatypes = {} -- by the number of the type
+
+local function normal(text)
+  text = text:gsub("/%*.-%*/", " "):gsub("//[^\n]*", " ")
+  return (text:gsub("%s+", " "):gsub("^ ", ""):gsub(" $", ""))
+end
+
+-- The declarations of a text, cut at the semicolons outside of braces.
+local function declarations(text)
+  local list, depth, from = {}, 0, 1
+  for at, mark in text:gmatch "()([{};])" do
+    if mark == ";" and depth == 0 then
+      list[#list + 1] = normal(text:sub(from, at - 1))
+      from = at + 1
+    elseif mark ~= ";" then
+      depth = depth + (mark == "{" and 1 or -1)
+    end
+  end
+  return list
+end
+
+-- The name that a typedef gives; LuaJIT keeps the old layout of one that changes, silently.
+local function typedefName(declaration)
+  if not declaration:find "^typedef%W" then
+    return nil
+  end
+  return declaration:match "%(%s*%*%s*([%w_]+)%s*%)" or declaration:match "([%w_]+)%s*[%[%]%d ]*$"
+end
+
+local function refuse(what)
+  error(("ffi.cdef: %s was declared otherwise before, and LuaJIT cannot redefine it: give it another name, or restart")
+    :format(what), 3)
+end
+
+--- Declares what is not declared yet. Raises for what has changed.
+---@param text string
+function cdef.declare(text, ...)
+  if type(text) ~= "string" or select("#", ...) > 0 then
+    return ffi.cdef(text, ...)
+  end
+  local key = normal(text)
+  if declared[key] then
+    return
+  end
+  local names = {}
+  for _, declaration in ipairs(declarations(text)) do
+    local name = typedefName(declaration)
+    if name and typedefs[name] and typedefs[name] ~= declaration then
+      refuse(("type '%s'"):format(name))
+    end
+    names[name or false] = declaration
+  end
+  local ok, message = pcall(ffi.cdef, text)
+  if not ok then
+    local what = message:match "attempt to redefine (.-) at" or message:match "attempt to redefine (.*)"
+    if what then
+      refuse(what)
+    end
+    error(message, 2)
+  end
+  declared[key] = true
+  names[false] = nil
+  for name, declaration in pairs(names) do
+    typedefs[name] = declaration
+  end
+end
+
+--- Sets the metatable of a type, once: later ones are ignored, and `warn` is told.
+---@param ctype any
+---@param methods table
+---@param warn fun(message: string)
+function cdef.metatype(ctype, methods, warn)
+  ctype = ffi.typeof(ctype)
+  local number = tonumber(ctype)
+  if metatypes[number] then
+    warn(("ffi.metatype: %s keeps the methods of its first load"):format(tostring(ctype)))
+    return ctype
+  end
+  ffi.metatype(ctype, methods)
+  metatypes[number] = true
+  return ctype
+end
+
+return cdef

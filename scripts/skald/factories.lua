@@ -1,0 +1,503 @@
+-- Factories outlive the definitions that a script gives. Each generation reads its definitions into
+-- entries; an entry that finds its predecessor takes over the living factory, with everything that
+-- running code stored in it, and gives it new code.
+
+local backup = require "skald.backup"
+local class = require "skald.class"
+local protocol = require "skald.protocol"
+
+local factories = {}
+
+-- --- reading ----------------------------------------------------------------------------------
+
+---@class Entry
+---@field definition table as the script gave it
+---@field fresh Factory an instance as the new definition makes it; the living one, at first
+---@field factory Factory the living one
+---@field class table the class of `fresh`
+---@field protocol table? the class of its protocols
+---@field name string?
+---@field endpoints table[] as endpoints.parseServer gives them, each with its `key`
+---@field baseline table what `fresh` was when it was read
+---@field position integer? among those without a name
+
+-- What a table of fields is now, to tell later what running code has changed.
+local function note(fields)
+  local copies = {}
+  for key, value in next, fields do
+    copies[key] = { value = value, copy = backup.copy(value) }
+  end
+  return copies
+end
+
+local function touched(fields, baseline, key)
+  local was = baseline[key]
+  local value = rawget(fields, key)
+  if was == nil then
+    return value ~= nil
+  end
+  return not rawequal(value, was.value) or backup.differs(value, was.copy)
+end
+
+-- A plain table given as protocol is a class from now on.
+local function protocolOf(factory)
+  local methods = factory.protocol
+  if type(methods) == "table" and not class.is(methods) and getmetatable(methods) == nil then
+    class.adopt(methods, protocol.Protocol)
+  end
+  return class.is(methods) and methods or nil
+end
+
+--- Reads what a script gave: a plain definition, a Factory class, or a factory.
+---@param definition table
+---@param endpoints table[]
+---@param defaultName string
+---@return Entry
+function factories.read(definition, endpoints, defaultName)
+  local fresh = definition
+  if not class.of(definition) then
+    class.adopt(definition, protocol.Factory)
+    fresh = definition:new()
+  end
+  local entry = {
+    definition = definition,
+    fresh = fresh,
+    factory = fresh,
+    class = class.of(fresh),
+    endpoints = endpoints,
+    name = fresh.name,
+    protocol = protocolOf(fresh),
+  }
+  if fresh.name == nil then
+    rawset(fresh, "name", defaultName)
+  end
+  entry.baseline = note(fresh)
+  return entry
+end
+
+--- Numbers those that have no name, in their order.
+---@param entries Entry[]
+function factories.number(entries)
+  local count = 0
+  for _, entry in ipairs(entries) do
+    if not entry.name then
+      count = count + 1
+      entry.position = count
+    end
+  end
+end
+
+--- What each class that a generation made is now.
+---@param generation Generation
+function factories.noteClasses(generation)
+  local baseline = {}
+  for methods in pairs(generation.classes) do
+    baseline[methods] = note(methods)
+  end
+  generation.baseline = baseline
+end
+
+-- --- matching ---------------------------------------------------------------------------------
+
+local function shareEndpoint(a, b)
+  for _, mine in ipairs(a.endpoints) do
+    for _, other in ipairs(b.endpoints) do
+      if mine.key == other.key then
+        return true
+      end
+    end
+  end
+  return false
+end
+
+local function pair(old, new)
+  old.successor, new.predecessor = new, old
+end
+
+local function ambiguous(new)
+  local what = new.name and ("'%s'"):format(new.name) or ("number %d without a name"):format(new.position)
+  return nil, ("which factory is which cannot be told (%s): give them names, with name = …"):format(what)
+end
+
+local function matchNames(olds, news)
+  for _, new in ipairs(news) do
+    for _, old in ipairs(olds) do
+      if rawequal(old.factory, new.fresh) or (new.name and old.name == new.name) then
+        pair(old, new)
+      end
+    end
+  end
+end
+
+-- Those of `list` that are free, in the order of the list.
+local function free(list, field)
+  local found = {}
+  for _, entry in ipairs(list) do
+    if not entry[field] then
+      found[#found + 1] = entry
+    end
+  end
+  return found
+end
+
+-- Entries that ask for the same endpoint more than once (port 0) are told apart by their order.
+local function matchEndpoints(olds, news)
+  local claims = {}
+  for _, new in ipairs(free(news, "predecessor")) do
+    for _, old in ipairs(free(olds, "successor")) do
+      if shareEndpoint(old, new) then
+        claims[#claims + 1] = { old = old, new = new }
+      end
+    end
+  end
+  for _, claim in ipairs(claims) do
+    local old, new = claim.old, claim.new
+    if not old.successor and not new.predecessor then
+      pair(old, new)
+    end
+  end
+  return claims
+end
+
+-- A factory that could be two, and not by the mere order of equal ones, is not guessed.
+local function findDoubt(claims)
+  local function sameKeys(a, b)
+    return shareEndpoint(a, b) and #a.endpoints == #b.endpoints
+  end
+  for _, claim in ipairs(claims) do
+    local old, new = claim.old, claim.new
+    if old.successor ~= new then
+      local rivalNew, rivalOld = old.successor, new.predecessor
+      local equal = (not rivalNew or sameKeys(rivalNew, new)) and (not rivalOld or sameKeys(rivalOld, old))
+      if not equal then
+        return new
+      end
+    end
+  end
+  return nil
+end
+
+local function matchPositions(olds, news)
+  for _, new in ipairs(free(news, "predecessor")) do
+    for _, old in ipairs(free(olds, "successor")) do
+      if new.position and new.position == old.position then
+        pair(old, new)
+      end
+    end
+  end
+end
+
+local function firstUnnamed(list)
+  for _, entry in ipairs(list) do
+    if entry.position then
+      return entry
+    end
+  end
+  return nil
+end
+
+--- Finds for each new entry its predecessor: by name, else by endpoint, else by position.
+---@param olds Entry[]
+---@param news Entry[]
+---@return boolean? ok nil, message where that would be a guess
+---@return string? message
+function factories.match(olds, news)
+  for _, old in ipairs(olds) do
+    old.successor = nil
+  end
+  matchNames(olds, news)
+  local doubt = findDoubt(matchEndpoints(olds, news))
+  if doubt then
+    return ambiguous(doubt)
+  end
+  matchPositions(olds, news)
+  local left = firstUnnamed(free(news, "predecessor"))
+  if left and firstUnnamed(free(olds, "successor")) then
+    return ambiguous(left)
+  end
+  return true
+end
+
+-- --- classes ----------------------------------------------------------------------------------
+
+-- Calls f(key, class) for each class that a generation can be asked for, in the order in which they
+-- count: what its factories use, what its modules export, what was given a name.
+local function eachKnown(generation, keyOf, f)
+  for i, entry in ipairs(generation.entries) do
+    local key = keyOf(i, entry)
+    if key then
+      f("factory of " .. key, entry.class)
+      f("protocol of " .. key, entry.protocol)
+    end
+  end
+  local reals = {}
+  for real in pairs(generation.modules) do
+    reals[#reals + 1] = real
+  end
+  table.sort(reals)
+  for _, real in ipairs(reals) do
+    local module = generation.modules[real]
+    f(module.name .. " (module)", class.is(module.value) and module.value or nil)
+    if type(module.value) == "table" and not class.is(module.value) then
+      for field, value in next, module.value do
+        if class.is(value) then
+          f(("%s.%s"):format(module.name, tostring(field)), value)
+        end
+      end
+    end
+  end
+  for name, methods in pairs(generation.names) do
+    f(("class %s"):format(name), methods)
+  end
+end
+
+-- By the name of what is the same thing in both generations: the class that it is now.
+local function successors(new)
+  local known = {}
+  eachKnown(new, function(i)
+    return tostring(i)
+  end, function(key, methods)
+    known[key] = methods
+  end)
+  return known
+end
+
+--- Which old class becomes which new one: a list of `{ old, new, name }`, and the names of those
+--- that stay as they are.
+---@param old Generation
+---@param new Generation
+---@return table[] pairs
+---@return string[] stayed
+---@return string[] warnings
+function factories.pairClasses(old, new)
+  local now, found, list, unmatched, warnings = successors(new), {}, {}, {}, {}
+  local places = {}
+  for i, entry in ipairs(new.entries) do
+    places[entry] = i
+  end
+  local function consider(key, methods)
+    if not methods or not old.classes[methods] then
+      return
+    end
+    local label = key:gsub("^(%l+ of )(%d+)$", function(what, i)
+      local entry = old.entries[tonumber(i)]
+      return what .. (entry.name or entry.factory.name)
+    end)
+    local successor = now[key]
+    local i = key:match " of (%d+)$"
+    if i then
+      local entry = old.entries[tonumber(i)].successor
+      successor = entry and now[key:gsub("%d+$", tostring(places[entry]))]
+    end
+    if successor == nil then
+      unmatched[methods] = unmatched[methods] or label
+    elseif not found[methods] then
+      found[methods] = successor
+      list[#list + 1] = { old = methods, new = successor, name = label }
+    elseif found[methods] ~= successor then
+      warnings[#warnings + 1] = ("%s: its objects follow another class now, that was the same before"):format(label)
+    end
+  end
+  eachKnown(old, function(i)
+    return tostring(i)
+  end, consider)
+  local stayed = {}
+  for methods, label in pairs(unmatched) do
+    if not found[methods] then
+      stayed[#stayed + 1] = label
+    end
+  end
+  table.sort(stayed)
+  return list, stayed, warnings
+end
+
+-- --- the change -------------------------------------------------------------------------------
+
+local function isCode(value)
+  return type(value) == "function" or class.is(value)
+end
+
+-- What running code has stored in a class goes over to the class that follows.
+local function carry(change, was, pairing)
+  local old, new = pairing.old, pairing.new
+  local baseline = was.baseline[old]
+  for key, value in next, baseline and old or {} do
+    if key ~= "state" and not isCode(value) and touched(old, baseline, key) then
+      local now = new[key]
+      local label = type(value) == "table" and tostring(key) or nil
+      if isCode(now) then
+        change.warnings[#change.warnings + 1] = ("%s: %s held data and is code now: the data is dropped"):format(
+          pairing.name,
+          tostring(key)
+        )
+      else
+        change.sets[#change.sets + 1] = { new, key, value }
+        change.kept[label or false] = true
+      end
+    end
+  end
+end
+
+-- The fields of a living factory: what running code has changed stays, the rest is as the new
+-- definition has it.
+local function mergeFields(change, old, new)
+  local factory, fresh = old.factory, new.fresh
+  if rawequal(factory, fresh) then
+    return
+  end
+  for key in next, old.baseline do
+    if key ~= "state" and rawget(fresh, key) == nil and not touched(factory, old.baseline, key) then
+      change.sets[#change.sets + 1] = { factory, key, nil }
+    end
+  end
+  for key, value in next, factory do
+    if key ~= "state" and key ~= "_group" and touched(factory, old.baseline, key) then
+      change.kept[type(value) == "table" and tostring(key) or false] = true
+    end
+  end
+  for key, value in next, fresh do
+    if key ~= "state" and not touched(factory, old.baseline, key) then
+      change.sets[#change.sets + 1] = { factory, key, value }
+    end
+  end
+end
+
+local function versionOf(factory)
+  local version = factory.version
+  return type(version) == "number" and version or 1
+end
+
+local function planState(change, old, new)
+  local factory, fresh = old.factory, new.fresh
+  local state, defaults = factory.state, fresh.state
+  local from, to = versionOf(factory), versionOf(fresh)
+  if type(state) ~= "table" then
+    change.sets[#change.sets + 1] = { factory, "state", defaults }
+    return
+  end
+  change.states[#change.states + 1] = {
+    factory = factory,
+    state = state,
+    defaults = type(defaults) == "table" and defaults or {},
+    migrate = from ~= to and fresh.migrate or nil,
+    from = from,
+    to = to,
+    name = new.name or factory.name,
+  }
+end
+
+-- Protocols of a class that is not this service's own: each one is switched by itself.
+local function planInstances(change, was, old, new)
+  local methods = old.protocol
+  if not methods or was.classes[methods] or not new.protocol or methods == new.protocol then
+    return
+  end
+  for instance in old.factory:each() do
+    if class.of(instance) == methods then
+      change.instances[#change.instances + 1] = { instance, new.protocol }
+    end
+  end
+end
+
+-- Classes of live protocols that nothing leads to: they stay, and the report should say so.
+local function findStrays(change, was, old)
+  if old.factory.buildProtocol == protocol.Factory.buildProtocol then
+    return
+  end
+  for instance in old.factory:each() do
+    local methods = class.of(instance)
+    if methods and was.classes[methods] and not change.switched[methods] and not change.strays[methods] then
+      change.strays[methods] = true
+      change.stayed[#change.stayed + 1] = ("a class that buildProtocol of %s uses"):format(old.factory.name)
+    end
+  end
+end
+
+--- What a new generation changes in the living objects of the old one. Changes nothing yet.
+---@param was Generation
+---@param new Generation
+---@return table change
+function factories.plan(was, new)
+  local change = { sets = {}, states = {}, instances = {}, kept = {}, switched = {}, strays = {}, warnings = {} }
+  change.classes, change.stayed, change.warnings = factories.pairClasses(was, new)
+  for _, pairing in ipairs(change.classes) do
+    change.switched[pairing.old] = true
+    pairing.heir = new.classes[pairing.new] ~= nil
+    carry(change, was, pairing)
+  end
+  for _, entry in ipairs(new.entries) do
+    local old = entry.predecessor
+    if old then
+      entry.factory = old.factory
+      mergeFields(change, old, entry)
+      planState(change, old, entry)
+      planInstances(change, was, old, entry)
+      findStrays(change, was, old)
+    end
+  end
+  return change
+end
+
+local function forward(fresh, factory)
+  for key in next, fresh do
+    rawset(fresh, key, nil)
+  end
+  setmetatable(fresh, { __index = factory, __newindex = factory, livingFactory = factory })
+end
+
+--- Carries out a plan, and what the entries of the new generation say. Runs no code of anybody.
+---@param change table
+---@param new Generation
+function factories.apply(change)
+  for _, pairing in ipairs(change.classes) do
+    class.succeed(pairing.old, pairing.new, pairing.heir)
+  end
+  for _, set in ipairs(change.sets) do
+    rawset(set[1], set[2], set[3])
+  end
+  for _, item in ipairs(change.instances) do
+    setmetatable(item[1], getmetatable(item[2]).cell)
+  end
+  for _, item in ipairs(change.states) do
+    rawset(item.factory, "state", item.state)
+    for key, value in next, item.defaults do
+      if rawget(item.state, key) == nil then
+        rawset(item.state, key, value)
+      end
+    end
+  end
+end
+
+--- The factory of an entry gets its class; what the script holds of a new definition stands for it.
+---@param entry Entry
+function factories.enliven(entry)
+  local factory, fresh = entry.factory, entry.fresh
+  if entry.predecessor and not rawequal(factory, fresh) then
+    setmetatable(factory, getmetatable(entry.class).cell)
+    forward(fresh, factory)
+  elseif type(factory.state) == "table" then
+    rawset(factory, "state", factory.state)
+  end
+end
+
+--- Migrates the states whose version changes. Raises what migrate raises.
+---@param change table
+---@param store table for backup.restore
+function factories.migrate(change, store)
+  for _, item in ipairs(change.states) do
+    if item.from > item.to and not item.migrate then
+      error(("%s: version went down from %d to %d, and there is no migrate"):format(item.name, item.from, item.to), 0)
+    elseif item.from ~= item.to and not item.migrate then
+      change.warnings[#change.warnings + 1] = ("%s: version went from %d to %d without a migrate"):format(
+        item.name,
+        item.from,
+        item.to
+      )
+    elseif item.migrate then
+      backup.take(store, item.state)
+      item.migrate(item.state, item.from)
+    end
+  end
+end
+
+return factories

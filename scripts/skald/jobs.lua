@@ -1,0 +1,364 @@
+-- What changes a running host: reload, load, unload. One at a time, in turns of the loop of their
+-- own; what is asked for meanwhile waits, and what is asked for twice becomes one.
+
+local core = require "skald.core"
+local dispatch = require "skald.dispatch"
+local log = require "skald.log"
+local program = require "skald.program"
+local timers = require "skald.timers"
+
+local C, pointer = core.C, core.pointer
+local jobs = {}
+
+local queue = {} -- the first is the one that runs
+
+local NEXT_TURN = 0
+
+-- --- one after the other ----------------------------------------------------------------------
+
+local step
+
+-- Each step has a turn for itself, so that connections wait for none but the longest.
+local function later()
+  timers.later(NEXT_TURN, step)
+end
+
+local function finish(job, report)
+  table.remove(queue, 1)
+  for _, done in ipairs(job.done) do
+    program.guarded(done, report)
+  end
+  if #queue > 0 then
+    later()
+  end
+end
+
+function step()
+  local job = queue[1]
+  local before = C.skald_seconds(pointer)
+  local ok, report = xpcall(job.step, core.traceback, job)
+  local spent = (C.skald_seconds(pointer) - before) * 1e6
+  job.stall = math.max(job.stall or 0, spent)
+  if not ok then
+    log.error("%s", report)
+    finish(job, { result = "error", errors = { { message = report:match "^[^\n]*" } } })
+  elseif report then
+    report.stall_us = job.stall
+    finish(job, report)
+  elseif not job.waits then
+    later()
+  end
+end
+
+local function add(job, done)
+  job.done = { done }
+  queue[#queue + 1] = job
+  if #queue == 1 then
+    later()
+  end
+end
+
+-- --- changes ----------------------------------------------------------------------------------
+
+-- The lines that are logged of a report.
+local function tell(report)
+  local name = report.service
+  if report.result == "committed" then
+    log.info("reload %s: generation %d -> %d (pause %d us, %d connections)", name, report.from, report.generation,
+      report.pause_us, report.instances)
+    for _, warning in ipairs(report.warnings) do
+      log.warning("%s", warning)
+    end
+  elseif report.result == "refused" then
+    local line = require("skald.reload").line
+    for _, item in ipairs(report.errors) do
+      log.error("reload %s refused (%s): %s%s", name, item.phase, line(item),
+        item.traceback and "\n" .. item.traceback or "")
+    end
+  end
+end
+
+local function remember(service, report)
+  service.last = {
+    result = report.result,
+    generation = report.generation,
+    at = os.time(),
+    pause_us = report.pause_us,
+    errors = report.errors,
+  }
+  service.refused = service.refused + (report.result == "refused" and 1 or 0)
+end
+
+-- The second step on: what was read is compiled, then loaded, committed and seen to, in one turn.
+local function compile(job)
+  job.step = job.commit
+  if not job.change:run "compile" then
+    return job.change.report
+  end
+end
+
+local function commit(job)
+  local change = job.change
+  for _, phase in ipairs(require("skald.reload").phases) do
+    if not change:run(phase) then
+      return change.report
+    end
+  end
+  change:conclude()
+  C.skald_collect(pointer)
+  return change.report
+end
+
+-- --- reload -----------------------------------------------------------------------------------
+
+local function concludeReload(job, report)
+  local service = job.service
+  tell(report)
+  remember(service, report)
+  require("skald.watch").follow(service)
+end
+
+local function readFiles(job)
+  local change = require("skald.reload").new(job.service)
+  job.change = change
+  if not change:run "snapshot" then
+    return change.report
+  end
+  if job.isStale and job.isStale() then
+    change.report.result = "unchanged"
+    return change.report
+  end
+  if not job.force and change:isUnchanged() then
+    change.report.result = "unchanged"
+    return change.report
+  end
+  local refusal = not job.force and change:formerRefusal()
+  if refusal then
+    local report = change.report
+    report.result, report.errors, report.again = "refused", refusal.errors, true
+    return report
+  end
+  job.step = compile
+end
+
+local function prepareToReload(job)
+  require "skald.reload" -- loaded in a turn of its own
+  if program.find(job.service.name) ~= job.service then
+    return { result = "error", service = job.service.name, errors = { { message = "the service is gone" } } }
+  end
+  job.step = readFiles
+end
+
+--- Reloads a service.
+---@param service Service
+---@param options { force: boolean?, isStale: fun(): boolean }
+---@param done fun(report: table)
+function jobs.reload(service, options, done)
+  for i = 2, #queue do
+    local job = queue[i]
+    if job.service == service and job.kind == "reload" then
+      job.force = job.force or options.force
+      job.isStale = nil
+      table.insert(job.done, done)
+      return
+    end
+  end
+  local job = { kind = "reload", service = service, force = options.force, isStale = options.isStale }
+  job.step, job.commit = prepareToReload, commit
+  add(job, function(report)
+    if report.result == "committed" or report.result == "refused" and not report.again then
+      concludeReload(job, report)
+    end
+    done(report)
+  end)
+end
+
+local function nothing() end
+
+--- SIGHUP: all services.
+function jobs.hangup()
+  for _, service in ipairs(program.host.services) do
+    jobs.reload(service, {}, nothing)
+  end
+end
+
+-- --- load -------------------------------------------------------------------------------------
+
+local function readScript(job)
+  local scripts, message = require("skald.launch").read(job.words)
+  if scripts and #scripts ~= 1 then
+    message = "load takes one script with its options"
+  end
+  if message then
+    return { result = "refused", errors = { { phase = "snapshot", message = message } } }
+  end
+  job.service = program.add(scripts[1])
+  job.change = require("skald.reload").new(job.service)
+  if not job.change:run "snapshot" then
+    return job.change.report
+  end
+  job.step = compile
+end
+
+--- Loads a script into the running host.
+---@param words string[] the script and its key=value words
+---@param done fun(report: table)
+function jobs.load(words, done)
+  local job = { kind = "load", words = words, step = readScript, commit = commit }
+  add(job, function(report)
+    if report.result == "committed" and not job.change.failed then
+      log.info("load %s: generation 1", report.service)
+      require("skald.watch").follow(job.service)
+      done(report)
+      return
+    end
+    if job.change and job.change.failed then
+      report.result = "refused"
+      report.errors = { { phase = "retire", message = (job.change.failed:match "^[^\n]*") } }
+      jobs.unload(job.service, nothing)
+    elseif job.service then
+      program.remove(job.service)
+    end
+    done(report)
+  end)
+end
+
+-- --- unload -----------------------------------------------------------------------------------
+
+local function listenersOf(service)
+  local list = {}
+  for _, listener in pairs(dispatch.ports) do
+    if listener.service == service then
+      list[#list + 1] = listener
+    end
+  end
+  return list
+end
+
+local function liveOf(service)
+  local count = 0
+  for factory in pairs(service.factories) do
+    count = count + factory:connectionCount()
+  end
+  return count
+end
+
+local function eachGroup(service, f)
+  for factory in pairs(service.factories) do
+    if factory._group then
+      f(pointer, factory._group.handle)
+    end
+  end
+end
+
+local function endUnload(job)
+  job.waits = nil
+  if liveOf(job.service) > 0 then
+    eachGroup(job.service, C.skald_group_abort)
+    job.step = endUnload
+    return nil
+  end
+  for _, listener in ipairs(job.listeners) do
+    listener:ended()
+  end
+  program.dispose(job.service.generation)
+  program.remove(job.service)
+  require("skald.watch").follow(job.service)
+  C.skald_collect(pointer)
+  log.info("unload %s: %d connections ended", job.service.name, job.ended)
+  return { result = "unloaded", service = job.service.name, connections = job.ended, warnings = {}, errors = {} }
+end
+
+-- Connections end as at a stop of the host: what is queued is sent, for as long as --grace says.
+local function beginUnload(job)
+  local service = job.service
+  if program.find(service.name) ~= service then
+    return { result = "error", service = service.name, errors = { { message = "the service is gone" } } }
+  end
+  job.listeners = listenersOf(service)
+  for _, listener in ipairs(job.listeners) do
+    listener:silence()
+  end
+  service.generation.owner:finish()
+  job.ended = liveOf(service)
+  eachGroup(service, C.skald_group_stop)
+  job.step = endUnload
+  if job.ended > 0 then
+    job.waits = true
+    local over
+    local function goOn()
+      if dispatch.waiting then
+        dispatch.waiting = nil
+        over:cancel()
+        later()
+      end
+    end
+    over = timers.later(program.host.options.grace, goOn)
+    function dispatch.waiting()
+      if liveOf(service) == 0 then
+        timers.later(NEXT_TURN, goOn)
+      end
+    end
+  end
+  return nil
+end
+
+--- Ends a service: its listeners, its connections, its factories.
+---@param service Service
+---@param done fun(report: table)
+function jobs.unload(service, done)
+  add({ kind = "unload", service = service, step = beginUnload }, done)
+end
+
+-- --- status -----------------------------------------------------------------------------------
+
+-- Generations that a finished collection did not free, and what of the host holds them.
+local function heldGenerations(service)
+  local list, kept = {}, {}
+  local now = C.skald_collections(pointer)
+  for _, old in ipairs(service.old) do
+    local environment = old.ref[1]
+    if environment then
+      kept[#kept + 1] = old
+      if now >= old.at + 2 then
+        list[#list + 1] = {
+          generation = old.number,
+          timers = timers.countOf(environment),
+          coroutines = 0,
+          deferreds = 0,
+        }
+      end
+    end
+  end
+  service.old = kept
+  return list
+end
+
+local function describe(service)
+  local endpoints = {}
+  for _, listener in ipairs(listenersOf(service)) do
+    endpoints[#endpoints + 1] = tostring(listener.address)
+  end
+  table.sort(endpoints)
+  return {
+    name = service.name,
+    generation = service.generation and service.generation.number or 0,
+    connections = liveOf(service),
+    endpoints = endpoints,
+    lastReload = service.last,
+    refused = service.refused,
+    oldGenerations = heldGenerations(service),
+  }
+end
+
+--- What runs.
+---@return table
+function jobs.status()
+  local services = {}
+  for i, service in ipairs(program.host.services) do
+    services[i] = describe(service)
+  end
+  return services
+end
+
+return jobs

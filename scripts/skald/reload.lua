@@ -1,0 +1,705 @@
+-- A generation comes to life: load first, commit at once, unload last. The same steps start a
+-- service, load one into a running host, and reload one; only a reload has a former generation.
+-- Nothing here changes the running service before `commit`, and what can fail comes before that.
+
+local backup = require "skald.backup"
+local check = require "skald.check"
+local class = require "skald.class"
+local core = require "skald.core"
+local endpoints = require "skald.endpoints"
+local factories = require "skald.factories"
+local loader = require "skald.loader"
+local log = require "skald.log"
+local owner = require "skald.owner"
+local ports = require "skald.ports"
+local protocol = require "skald.protocol"
+local timers = require "skald.timers"
+
+jit.off(true, true) -- runs once in a while: nothing of it is worth a trace
+
+local C, pointer = core.C, core.pointer
+
+local reload = {}
+
+---@class Change
+---@field service table
+---@field former Generation? the one that runs
+---@field generation Generation? the one that is to run
+---@field report table
+local Change = {}
+Change.__index = Change
+
+--- A change that is yet to be made.
+---@param service table
+---@return Change
+function reload.new(service)
+  local former = service.generation
+  return setmetatable({
+    service = service,
+    former = former,
+    report = {
+      service = service.name,
+      from = former and former.number or 0,
+      generation = former and former.number or 0,
+      modules = { changed = {}, added = {}, removed = {} },
+      endpoints = { kept = {}, added = {}, removed = {} },
+      classes = { switched = {}, stayed = {} },
+      kept = {},
+      instances = 0,
+      timers = { ended = 0, left = 0 },
+      pause_us = 0,
+      stall_us = 0,
+      phases = {},
+      warnings = {},
+      errors = {},
+    },
+  }, Change)
+end
+
+-- --- refusing ---------------------------------------------------------------------------------
+
+local Refusal = {}
+
+-- What is wrong with the host, and at no line of any file.
+local function plain(format, ...)
+  return { message = format:format(...) }
+end
+
+-- "file:line: message" and a traceback, taken apart.
+local function errorOf(phase, text)
+  if type(text) == "table" then
+    text.phase = phase
+    return text
+  end
+  local message, traceback = text:match "^(.-)\n(stack traceback:.*)$"
+  message = message or text
+  local file, line, rest = message:match "^([^\n]-):(%d+): (.*)$"
+  return { phase = phase, file = file, line = tonumber(line), message = rest or message, traceback = traceback }
+end
+
+-- Ends the change, with a list of texts or tables.
+local function refuse(texts)
+  error(setmetatable(texts, Refusal), 0)
+end
+
+local function handler(problem)
+  if getmetatable(problem) == Refusal then
+    return problem
+  end
+  return { core.traceback(problem) }
+end
+
+--- An error of a report as one line "file:line: message".
+---@param item table
+---@return string
+function reload.line(item)
+  if item.file and item.line then
+    return ("%s:%d: %s"):format(item.file, item.line, item.message)
+  end
+  return item.message
+end
+
+local forItsOwnSake = { compile = true, load = true, check = true }
+
+-- What was refused, so that it is not tried again before it has changed.
+function Change:remember(generation)
+  local texts = {}
+  for path, source in pairs(generation.sources) do
+    texts[path] = source.text
+  end
+  self.service.tried = { texts = texts, misses = generation.misses, report = self.report }
+end
+
+-- Puts back everything that was prepared.
+function Change:takeBack()
+  local generation = self.generation
+  self.generation = nil
+  if not generation then
+    return
+  end
+  if forItsOwnSake[self.report.phase] then
+    self:remember(generation)
+  end
+  backup.restore(generation.backup)
+  generation.loading = false
+  generation.owner:finish()
+  generation:giveBack()
+end
+
+--- Runs one of the phases. False: the service stays as it was, and the report says why.
+---@param phase string
+---@return boolean
+function Change:run(phase)
+  local before = C.skald_seconds(pointer)
+  local ok, problem = xpcall(Change[phase], handler, self)
+  if not ok then
+    local report = self.report
+    for _, text in ipairs(problem) do
+      report.errors[#report.errors + 1] = errorOf(phase, text)
+    end
+    report.result = "refused"
+    report.phase = phase
+    self:takeBack()
+  end
+  local spent = C.skald_seconds(pointer) - before
+  self.report.phases[phase] = spent * 1000
+  return ok
+end
+
+-- --- snapshot ---------------------------------------------------------------------------------
+
+-- Reads every file of the last graph, before anything runs.
+function Change:snapshot()
+  local service, former = self.service, self.former
+  local sources, problems = {}, {}
+  local function take(path)
+    local source, message, missing = loader.read(path)
+    if source then
+      sources[path] = source
+    elseif not missing or path == service.file then
+      problems[#problems + 1] = message
+    end
+  end
+  if service.text then
+    sources[service.file] = { path = service.file, real = service.file, text = service.text }
+  else
+    take(service.file)
+  end
+  for path in pairs(former and former.sources or {}) do
+    if path ~= service.file then
+      take(path)
+    end
+  end
+  if #problems > 0 then
+    refuse(problems)
+  end
+  self.sources = sources
+end
+
+local function sameTexts(a, b)
+  for path, source in pairs(a) do
+    if not b[path] or b[path].text ~= source.text then
+      return false
+    end
+  end
+  for path in pairs(b) do
+    if not a[path] then
+      return false
+    end
+  end
+  return true
+end
+
+local function anyAppeared(misses)
+  for path in pairs(misses) do
+    if loader.realPath(path) then
+      return true
+    end
+  end
+  return false
+end
+
+--- Whether what was read is what runs.
+---@return boolean
+function Change:isUnchanged()
+  local former = self.former
+  return former ~= nil and sameTexts(former.sources, self.sources) and not anyAppeared(former.misses)
+end
+
+--- The report of the last refusal, where what was read is what was refused then for its own sake.
+---@return table?
+function Change:formerRefusal()
+  local tried = self.service.tried
+  if not tried or anyAppeared(tried.misses) then
+    return nil
+  end
+  for path, text in pairs(tried.texts) do
+    local source = self.sources[path] or loader.read(path)
+    if not source or source.text ~= text then
+      return nil
+    end
+  end
+  for path in pairs(self.sources) do
+    if not tried.texts[path] then
+      return nil
+    end
+  end
+  return tried.report
+end
+
+-- --- compile, load ----------------------------------------------------------------------------
+
+function Change:compile()
+  local former = self.former
+  local generation = loader.new(self.service, (former and former.number or 0) + 1, self.sources)
+  self.generation = generation
+  local problems, paths = {}, {}
+  for path in pairs(self.sources) do
+    paths[#paths + 1] = path
+  end
+  table.sort(paths)
+  for _, path in ipairs(paths) do
+    local chunk, message = generation:compile(self.sources[path])
+    if not chunk then
+      problems[#problems + 1] = message
+    end
+  end
+  if #problems > 0 then
+    refuse(problems)
+  end
+end
+
+-- What a script returned as a list of definitions.
+local function definitionsOf(service, result)
+  if result == nil then
+    return {}
+  end
+  if type(result) ~= "table" then
+    error(("%s:1: the script returned a %s, not a definition"):format(service.file, type(result)), 0)
+  end
+  local isList = result[1] ~= nil and not class.is(result) and not class.of(result)
+  local list = isList and result or { result }
+  for i, definition in ipairs(list) do
+    local made = class.is(definition) and definition or class.of(definition)
+    if type(definition) ~= "table" then
+      error(("%s:1: number %d of the list is a %s, not a definition"):format(service.file, i, type(definition)), 0)
+    end
+    if made and not class.derives(made, protocol.Factory) then
+      error(("%s:1: the script returned a protocol: return { listen = …, protocol = … }"):format(service.file), 0)
+    end
+  end
+  return list
+end
+
+-- Calls code of the new generation as its load does.
+local function entering(generation, f, ...)
+  local results = { pcall(generation.enter, generation, f, ...) }
+  if not results[1] then
+    refuse { generation:describe(results[2]) }
+  end
+  return unpack(results, 2)
+end
+
+function Change:load()
+  local generation, former = self.generation, self.former
+  local ok, result = pcall(function()
+    local given = generation:load()
+    if former then
+      generation:loadLate(former)
+    end
+    return given
+  end)
+  if not ok then
+    refuse { generation:describe(result) }
+  end
+  self.definitions = definitionsOf(self.service, result)
+end
+
+-- --- check ------------------------------------------------------------------------------------
+
+local function checkDefinitions(change)
+  local service, generation = change.service, change.generation
+  local names, problems = {}, {}
+  for i, definition in ipairs(change.definitions) do
+    local endpoint = i == 1 and service.options.listen or nil
+    if endpoint then
+      local ok, message = endpoints.parseServer(endpoint)
+      if not ok then
+        problems[#problems + 1] = ("%s: listen: %s"):format(service.name, message)
+      end
+    end
+    for _, problem in ipairs(check.definition(definition, service.file, generation:text(), endpoint)) do
+      problems[#problems + 1] = problem
+    end
+    local name = definition.name
+    if name and names[name] then
+      problems[#problems + 1] = ("%s:1: two factories are called '%s'"):format(service.file, tostring(name))
+    end
+    names[name or false] = name
+  end
+  if #problems > 0 then
+    refuse(problems)
+  end
+end
+
+-- The endpoints of a definition that a script returned.
+local function endpointsOf(definition, override)
+  local listen = override or definition.listen
+  local list = {}
+  for i, text in ipairs(type(listen) == "table" and listen or { listen }) do
+    list[i] = endpoints.parseServer(text)
+    list[i].key = ports.key(list[i])
+  end
+  return list
+end
+
+-- Factories that the script returned, and those that it gave to listenTCP and the like.
+local function readEntries(change)
+  local service, generation = change.service, change.generation
+  local entries, byDefinition = {}, {}
+  local function add(definition, list)
+    local entry = entering(generation, factories.read, definition, list, service.base)
+    byDefinition[definition] = entry
+    entries[#entries + 1] = entry
+    return entry
+  end
+  for i, definition in ipairs(change.definitions) do
+    add(definition, endpointsOf(definition, i == 1 and service.options.listen or nil))
+  end
+  for _, port in ipairs(generation.ports) do
+    if port.listener then
+      local entry = byDefinition[port.definition] or add(port.definition, {})
+      port.endpoint.key = port.listener.key
+      port.endpoint.listener = port.listener
+      entry.endpoints[#entry.endpoints + 1] = port.endpoint
+    end
+  end
+  return entries
+end
+
+-- A listen that failed during load, and for which the script found nothing else.
+local function checkPorts(change)
+  local generation = change.generation
+  for _, port in ipairs(change.former and generation.ports or {}) do
+    local served = not port.problem
+    for _, other in ipairs(generation.ports) do
+      served = served or (other.definition == port.definition and other.listener ~= nil)
+    end
+    if not served then
+      refuse { plain("%s", port.problem) }
+    end
+  end
+end
+
+function Change:check()
+  local service, generation, former = self.service, self.generation, self.former
+  checkDefinitions(self)
+  checkPorts(self)
+  generation.entries = readEntries(self)
+  factories.number(generation.entries)
+  factories.noteClasses(generation)
+  if former then
+    local ok, message = factories.match(former.entries, generation.entries)
+    if not ok then
+      refuse { ("%s:1: %s"):format(service.file, message) }
+    end
+  end
+  generation:lookOver()
+  if #generation.entries == 0 and #generation.waiting == 0 then
+    generation:warn(("%s: returned no definition and listens on nothing"):format(service.file))
+  end
+end
+
+-- --- prepare ----------------------------------------------------------------------------------
+
+local function bindAll(change)
+  local generation = change.generation
+  for _, entry in ipairs(generation.entries) do
+    for _, endpoint in ipairs(entry.endpoints) do
+      if not endpoint.listener then
+        local preferred = entry.predecessor and entry.predecessor.factory
+        local backlog = endpoint.backlog or entry.fresh.backlog
+        local listener, message, code = generation:obtain(endpoint, backlog, preferred)
+        if not listener then
+          refuse { plain("%s", reload.bindProblem(entry.name or change.service.base, endpoint, message, code)) }
+        end
+        endpoint.listener = listener
+      end
+    end
+  end
+end
+
+local hints = {
+  EADDRINUSE = "choose another with listen=ENDPOINT",
+  EACCES = "ports below 1024 and foreign folders take privileges",
+  EADDRNOTAVAIL = "this machine has no such address",
+}
+
+--- Why an endpoint could not be bound, in one line.
+---@param name string
+---@param endpoint table
+---@param message string
+---@param code string
+---@return string
+function reload.bindProblem(name, endpoint, message, code)
+  local hint = hints[code] and (" (%s)"):format(hints[code]) or ""
+  return ("%s: %s: %s%s"):format(name, ports.key(endpoint), message, hint)
+end
+
+-- The living factories may refuse the new definitions.
+local function askFactories(change)
+  for _, old in ipairs(change.former.entries) do
+    local factory = old.factory
+    if factory.prepareReload then
+      local new = old.successor and old.successor.definition
+      local ok, answer, reason = owner.call(nil, core.traceback, factory.prepareReload, factory, new)
+      if not ok then
+        refuse { answer }
+      elseif answer == false then
+        refuse { plain("%s refuses: %s", factory.name, tostring(reason or "prepareReload gave false")) }
+      end
+    end
+  end
+end
+
+local function makeGroups(change)
+  for _, entry in ipairs(change.generation.entries) do
+    if not entry.predecessor then
+      local group, message = ports.groupOf(entry.factory)
+      if not group then
+        refuse { plain("%s", message) }
+      end
+    end
+  end
+end
+
+function Change:prepare()
+  local generation, former = self.generation, self.former
+  if C.skald_is_stopping(pointer) then
+    refuse { plain "the host stops" }
+  end
+  bindAll(self)
+  makeGroups(self)
+  if former then
+    askFactories(self)
+    self.plan = factories.plan(former, generation)
+    entering(generation, factories.migrate, self.plan, generation.backup)
+  end
+  local ok, message = timers.release(generation.owner)
+  if not ok then
+    refuse { plain("%s", message) }
+  end
+end
+
+-- --- commit -----------------------------------------------------------------------------------
+
+-- One step, between two events. Runs nobody's code, and cannot fail.
+function Change:commit()
+  local service, generation = self.service, self.generation
+  local before = C.skald_seconds(pointer)
+  if self.former then
+    factories.apply(self.plan)
+  end
+  for _, entry in ipairs(generation.entries) do
+    factories.enliven(entry)
+    service.factories[entry.factory] = true
+    ports.applyBounds(entry.factory)
+    for _, endpoint in ipairs(entry.endpoints) do
+      endpoint.listener:serve(entry.factory, entry.name or service.base)
+    end
+  end
+  for name, value in pairs(generation.fresh) do
+    service.kept[name] = value
+  end
+  service.generation = generation
+  generation.loading = false
+  jit.flush()
+  self.report.pause_us = (C.skald_seconds(pointer) - before) * 1e6
+end
+
+-- --- retire -----------------------------------------------------------------------------------
+
+local function guarded(who, f, ...)
+  local ok, problem = owner.call(who, core.traceback, f, ...)
+  if not ok then
+    log.error("%s", problem)
+  end
+  return ok, problem
+end
+
+-- New listeners start their factories; factories that lost one stop where it was the last. Starts
+-- come first: a factory that stays is never down in between.
+local function startListeners(change)
+  local left = {}
+  for _, entry in ipairs(change.generation.entries) do
+    for _, endpoint in ipairs(entry.endpoints) do
+      local listener = endpoint.listener
+      if listener.started ~= listener.factory then
+        left[#left + 1] = listener.started
+        local ok, problem = listener:start()
+        if not ok then
+          change.failed = change.failed or problem
+          log.error("%s", problem)
+        end
+      end
+    end
+  end
+  for _, factory in ipairs(left) do
+    ports.stop(factory)
+  end
+end
+
+--- Accepting begins, and standard output says where.
+function Change:accept()
+  for _, item in ipairs(self.generation.obtained) do
+    local listener = item.listener
+    if item.fresh and listener.handle and listener.factory then
+      local ok, message = listener:accept()
+      if not ok then
+        log.error("%s: %s", tostring(listener.address), message)
+      end
+    end
+  end
+end
+
+--- One line on standard output for each socket that is new.
+function Change:announce()
+  for _, item in ipairs(self.generation.obtained) do
+    if item.fresh and item.listener.handle and item.listener.factory then
+      print(item.listener:announcement())
+    end
+  end
+  io.stdout:flush()
+end
+
+--- Runs what waited for the service to run.
+function Change:callWaiting()
+  local generation = self.generation
+  local waiting = generation.waiting
+  generation.waiting = {}
+  for _, call in ipairs(waiting) do
+    guarded(generation.owner, call[1], unpack(call, 3, 2 + call[2]))
+  end
+end
+
+--- Starts the factories of a first generation; what one of them raised, or nil.
+---@return string?
+function Change:start()
+  startListeners(self)
+  return self.failed
+end
+
+-- Sockets that nobody asks for any more serve what waits in their queues, and close.
+local function finishListeners(change)
+  local claimed = {}
+  for _, item in ipairs(change.generation.obtained) do
+    claimed[item.listener] = true
+  end
+  for _, item in ipairs(change.former.obtained) do
+    local listener = item.listener
+    if not claimed[listener] and listener.handle then
+      table.insert(change.report.endpoints.removed, tostring(listener.address))
+      listener:finish()
+    end
+  end
+end
+
+local function tellFactories(change)
+  local from, to = change.former.number, change.generation.number
+  for _, entry in ipairs(change.generation.entries) do
+    local factory = entry.factory
+    if entry.predecessor then
+      change.report.instances = change.report.instances + factory:connectionCount()
+      if entry.protocol and entry.protocol.reloaded then
+        C.skald_group_news(pointer, factory._group.handle)
+      end
+      if factory.reloaded then
+        guarded(change.generation.owner, factory.reloaded, factory, from, to)
+      end
+    end
+  end
+end
+
+function Change:retireFormer()
+  local former, report, service = self.former, self.report, self.service
+  report.timers.ended = former.owner:finish()
+  startListeners(self)
+  self:accept()
+  finishListeners(self)
+  for _, dispose in ipairs(former.disposers) do
+    guarded(nil, dispose)
+  end
+  tellFactories(self)
+  report.timers.left = timers.countOf(former.environment)
+  service.old[#service.old + 1] = {
+    number = former.number,
+    at = C.skald_collections(pointer),
+    ref = setmetatable({ former.environment }, { __mode = "v" }),
+  }
+end
+
+function Change:retire()
+  if self.former then
+    self:retireFormer()
+  else
+    startListeners(self)
+    self:accept()
+  end
+  self:announce()
+  self:callWaiting()
+end
+
+-- --- the report -------------------------------------------------------------------------------
+
+local function namesOf(set)
+  local list = {}
+  for name in pairs(set) do
+    list[#list + 1] = name or nil
+  end
+  table.sort(list)
+  return list
+end
+
+local function reportModules(change)
+  local report, new = change.report.modules, change.generation.sources
+  local old = change.former and change.former.sources or {}
+  local changed, added, removed = {}, {}, {}
+  for path, source in pairs(new) do
+    if not old[path] then
+      added[path] = true
+    elseif old[path].text ~= source.text then
+      changed[path] = true
+    end
+  end
+  for path in pairs(old) do
+    removed[path] = not new[path] or nil
+  end
+  report.changed, report.added, report.removed = namesOf(changed), namesOf(added), namesOf(removed)
+end
+
+local function reportPlan(change)
+  local report, plan = change.report, change.plan
+  for _, pairing in ipairs(plan.classes) do
+    table.insert(report.classes.switched, pairing.name)
+  end
+  report.classes.stayed = plan.stayed
+  plan.kept[false] = nil
+  report.kept = namesOf(plan.kept)
+  for _, warning in ipairs(plan.warnings) do
+    table.insert(report.warnings, warning)
+  end
+end
+
+--- Completes the report of a change that was committed, and lets go of what was.
+function Change:conclude()
+  local report, generation = self.report, self.generation
+  report.result = "committed"
+  report.generation = generation.number
+  for _, item in ipairs(generation.obtained) do
+    table.insert(report.endpoints[item.fresh and "added" or "kept"], tostring(item.listener.address))
+  end
+  generation:forgetUnused()
+  reportModules(self)
+  for _, warning in ipairs(generation.warnings) do
+    table.insert(report.warnings, warning)
+  end
+  if self.plan then
+    reportPlan(self)
+  end
+  if self.failed then
+    table.insert(report.warnings, (self.failed:match "^[^\n]*"))
+  end
+  for _, entry in ipairs(generation.entries) do
+    entry.predecessor, entry.fresh = nil, entry.factory
+  end
+  for _, item in ipairs(generation.obtained) do
+    item.fresh = false
+  end
+  self.service.tried = nil
+  self.former, self.plan, self.definitions, self.sources = nil, nil, nil, nil
+end
+
+--- The phases that a change goes through after its files were read.
+reload.phases = { "load", "check", "prepare", "commit", "retire" }
+
+return reload

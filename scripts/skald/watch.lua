@@ -1,0 +1,5 @@
+local watch = {}
+function watch.start() end
+function watch.follow() end
+function watch.changed() end
+return watch
