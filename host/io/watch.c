@@ -80,7 +80,8 @@ static const struct {
     uint32_t mask;
     enum watch_what what;
 } meanings[] = {
-    {IN_CREATE | IN_MODIFY, WATCH_BEGUN},
+    {IN_MODIFY, WATCH_BEGUN},
+    {IN_CREATE, WATCH_MADE},
     {IN_CLOSE_WRITE | IN_MOVED_TO, WATCH_DONE},
     {IN_DELETE | IN_MOVED_FROM, WATCH_GONE},
     {IN_DELETE_SELF | IN_MOVE_SELF | IN_IGNORED | IN_UNMOUNT, WATCH_FOLDER},

@@ -10,11 +10,12 @@ struct watch;
 
 /* What happened; the numbers stand in scripts/skald/watch.lua too. */
 enum watch_what {
-    WATCH_BEGUN = 1,  /* created, or written to: its writer may not be done */
+    WATCH_BEGUN = 1,  /* written to: its writer is not done */
     WATCH_DONE = 2,   /* its writer has closed it, or it was moved here whole */
     WATCH_GONE = 4,   /* removed, or moved away */
     WATCH_FOLDER = 8, /* the folder itself is gone, and no more watched */
     WATCH_LOST = 16,  /* too much happened: anything may have changed */
+    WATCH_MADE = 32,  /* created: a file that is about to be written, or a link or folder */
 };
 
 /* Borrows the loop; calls changed(context) whenever there is something to read. NULL with *error

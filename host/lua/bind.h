@@ -22,10 +22,10 @@ struct skald_address {
     int port;
 };
 
-/* A change that inotify(7) tells of; what is a set of SKALD_CHANGE_*. */
+/* A change that inotify(7) tells of. */
 struct skald_change {
     int folder; /* as skald_watch_add numbered it */
-    int what;
+    int what;   /* a set of enum watch_what (io/watch.h) */
     char name[256]; /* of the file in it; "" for the folder itself */
 };
 

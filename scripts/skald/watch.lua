@@ -1,5 +1,249 @@
+-- `--watch`: a service is reloaded when a file of its graph has changed, once everything has been
+-- quiet for a while. Folders are watched, since editors rename; a file whose writer has not closed it
+-- yet is waited for, so that no half of one is ever loaded.
+
+local core = require "skald.core"
+local loader = require "skald.loader"
+local log = require "skald.log"
+local program = require "skald.program"
+local timers = require "skald.timers"
+
+local ffi = require "ffi"
+local bit = require "bit"
+local C, pointer = core.C, core.pointer
+
 local watch = {}
-function watch.start() end
-function watch.follow() end
-function watch.changed() end
+
+local QUIET = 0.1 -- seconds
+
+-- enum watch_what of host/io/watch.h
+local BEGUN, FOLDER, LOST, MADE = 1, 8, 16, 32
+
+local active = false
+local folders = {} -- numbers, by the path
+local paths = {} -- folders, by the number
+local files = {} -- sets of services, by the path
+local writing = {} -- paths whose writers have not closed them
+local dirty = {} -- services whose files have changed
+local quiet -- the timer
+local change = ffi.new "struct skald_change"
+
+-- --- what is under watch ----------------------------------------------------------------------
+
+local function split(path)
+  local folder, name = path:match "^(.*)/([^/]*)$"
+  if not folder then
+    return ".", path
+  end
+  return folder == "" and "/" or folder, name
+end
+
+local function join(folder, name)
+  return (folder == "/" and "" or folder) .. "/" .. name
+end
+
+-- Watches for a name in a folder; where that is not there, for the folder itself.
+local function await(wanted, folder, name, service)
+  local number = folders[folder] or C.skald_watch_add(pointer, folder)
+  if number < 0 then
+    if core.isMissing(-number) and folder ~= "." and folder ~= "/" then
+      local above, own = split(folder)
+      await(wanted, above, own, service)
+    elseif not core.isMissing(-number) then
+      log.warning("watch: %s: %s", folder, (core.errorOf(-number)))
+    end
+    return
+  end
+  folders[folder], paths[number] = number, folder
+  wanted[folder] = true
+  local path = join(folder, name)
+  files[path] = files[path] or {}
+  files[path][service] = true
+end
+
+-- A path leads through links, each of which may be turned elsewhere.
+local function awaitPath(wanted, path, service)
+  local folder, name = split(path)
+  await(wanted, folder, name, service)
+  local real = loader.realPath(path)
+  if real then
+    local realFolder, realName = split(real)
+    await(wanted, realFolder, realName, service)
+  end
+  while folder ~= "." and folder ~= "/" do
+    local above, own = split(folder)
+    local realAbove = loader.realPath(above)
+    if realAbove and loader.realPath(folder) ~= join(realAbove, own) then
+      await(wanted, above, own, service)
+    end
+    folder = above
+  end
+end
+
+-- The files of a service: of what runs, and of what was tried and refused.
+local function eachFile(service, f)
+  local generation, tried = service.generation, service.tried
+  for _, list in ipairs {
+    generation and generation.sources or {},
+    generation and generation.misses or {},
+    tried and tried.texts or {},
+    tried and tried.misses or {},
+  } do
+    for path in pairs(list) do
+      f(path)
+    end
+  end
+end
+
+local disturb
+
+-- What came under watch only now may have changed since it was read.
+local function catchUp(service, known)
+  local generation = service.generation
+  for path, source in pairs(generation and generation.sources or {}) do
+    local folder, name = split(path)
+    if not known[join(folder, name)] and loader.readFile(path) ~= source.text then
+      disturb(service)
+    end
+  end
+end
+
+local function followAll()
+  local wanted, known = {}, files
+  files = {}
+  for _, service in ipairs(program.host.services) do
+    if not service.text then
+      eachFile(service, function(path)
+        awaitPath(wanted, path, service)
+      end)
+    end
+  end
+  for folder, number in pairs(folders) do
+    if not wanted[folder] then
+      C.skald_watch_remove(pointer, number)
+      folders[folder], paths[number] = nil, nil
+    end
+  end
+  for _, service in ipairs(program.host.services) do
+    if not service.text then
+      catchUp(service, known)
+    end
+  end
+end
+
+--- The files of a service may be others now.
+function watch.follow()
+  if active then
+    timers.later(0, followAll)
+  end
+end
+
+--- Begins.
+function watch.start()
+  local errno = C.skald_watch_open(pointer)
+  if errno ~= 0 then
+    log.warning("--watch: %s", (core.errorOf(-errno)))
+    return
+  end
+  active = true
+  followAll()
+end
+
+-- --- what happens -----------------------------------------------------------------------------
+
+local function isBeingWritten(service)
+  for path in pairs(writing) do
+    if files[path] and files[path][service] then
+      return true
+    end
+  end
+  return false
+end
+
+local function nothing() end
+
+-- All has been quiet. What is still being written comes up again when its writer closes it.
+local function reloadDirty()
+  quiet = nil
+  for service in pairs(dirty) do
+    if not isBeingWritten(service) then
+      dirty[service] = nil
+      require("skald.jobs").reload(service, {
+        isStale = function()
+          watch.changed()
+          return dirty[service] ~= nil
+        end,
+      }, nothing)
+    end
+  end
+end
+
+function disturb(service)
+  dirty[service] = true
+  if quiet then
+    quiet:reset(QUIET)
+  else
+    quiet = timers.later(QUIET, reloadDirty)
+  end
+end
+
+-- A new file that is empty is about to be written; a link or a folder is complete.
+local function isComplete(path)
+  return loader.readFile(path) ~= ""
+end
+
+local function note(path, what)
+  local services = files[path]
+  if not services then
+    return
+  end
+  if bit.band(what, BEGUN) ~= 0 or bit.band(what, MADE) ~= 0 and not isComplete(path) then
+    writing[path] = true
+  else
+    writing[path] = nil
+  end
+  for service in pairs(services) do
+    disturb(service)
+  end
+end
+
+local function forgetFolder(number)
+  local folder = paths[number]
+  if folder then
+    C.skald_watch_remove(pointer, number)
+    folders[folder], paths[number] = nil, nil
+    watch.follow()
+  end
+  return folder
+end
+
+-- Anything may have changed.
+local function disturbAll(folder)
+  for path, services in pairs(files) do
+    if not folder or split(path) == folder then
+      writing[path] = nil
+      for service in pairs(services) do
+        disturb(service)
+      end
+    end
+  end
+end
+
+--- There is something to read about changes.
+function watch.changed()
+  while C.skald_watch_next(pointer, change) do
+    local what = change.what
+    if bit.band(what, LOST) ~= 0 then
+      disturbAll()
+    elseif bit.band(what, FOLDER) ~= 0 then
+      local folder = forgetFolder(change.folder)
+      if folder then
+        disturbAll(folder)
+      end
+    elseif what ~= 0 and paths[change.folder] then
+      note(join(paths[change.folder], ffi.string(change.name)), what)
+    end
+  end
+end
+
 return watch
