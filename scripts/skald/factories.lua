@@ -220,14 +220,22 @@ end
 
 -- --- classes ----------------------------------------------------------------------------------
 
+-- Calls f(key, class) for a class and for its bases, as far as the generation made them.
+local function eachBase(generation, key, methods, f)
+  while generation.classes[methods or false] do
+    f(key, methods)
+    key, methods = "base of " .. key, getmetatable(methods).__index
+  end
+end
+
 -- Calls f(key, class) for each class that a generation can be asked for, in the order in which they
 -- count: what its factories use, what its modules export, what was given a name.
 local function eachKnown(generation, keyOf, f)
   for i, entry in ipairs(generation.entries) do
     local key = keyOf(i, entry)
     if key then
-      f("factory of " .. key, entry.class)
-      f("protocol of " .. key, entry.protocol)
+      eachBase(generation, "factory of " .. key, entry.class, f)
+      eachBase(generation, "protocol of " .. key, entry.protocol, f)
     end
   end
   local reals = {}
@@ -279,7 +287,7 @@ function factories.pairClasses(old, new)
     if not methods or not old.classes[methods] then
       return
     end
-    local label = key:gsub("^(%l+ of )(%d+)$", function(what, i)
+    local label = key:gsub("^(.* of )(%d+)$", function(what, i)
       local entry = old.entries[tonumber(i)]
       return what .. (entry.name or entry.factory.name)
     end)

@@ -199,15 +199,14 @@ local function requireOutside(name)
   local classes = class.observe(nil)
   local owned = owner.current
   owner.current = nil
-  local function leave(ok, ...)
-    owner.current = owned
-    class.observe(classes)
-    if not ok then
-      error((...), 0)
-    end
-    return ...
+  local ok, result = pcall(require, name)
+  owner.current = owned
+  class.observe(classes)
+  if not ok then
+    local told = type(result) ~= "string" or result:find "^[^\n]-:%d+: "
+    error(result, told and 0 or 3)
   end
-  return leave(pcall(require, name))
+  return result
 end
 
 -- --- what a service requires of the library and gets its own of --------------------------------
@@ -303,7 +302,8 @@ local function requirer(self)
         return module.value
       end
     end
-    return requireOutside(name)
+    local result = requireOutside(name) -- no tail call: an error names the line that required
+    return result
   end
 end
 
@@ -475,6 +475,14 @@ function Generation:giveBack()
       port.listener = nil
     end
   end
+end
+
+--- It is no more the active one: lets go of what its successor goes on with, so that old code that
+--- is still held holds nothing else.
+function Generation:retire()
+  self.entries, self.baseline, self.group = {}, {}, nil
+  self.obtained, self.claimed, self.ports = {}, {}, {}
+  self.sources, self.backup, self.fresh = {}, {}, {}
 end
 
 --- What was read and not used is forgotten.

@@ -695,6 +695,10 @@ function Change:conclude()
   for _, item in ipairs(generation.obtained) do
     item.fresh = false
   end
+  generation.claimed, generation.ports, generation.backup, generation.fresh = {}, {}, {}, {}
+  if self.former then
+    self.former:retire()
+  end
   self.service.tried = nil
   self.former, self.plan, self.definitions, self.sources = nil, nil, nil, nil
 end
