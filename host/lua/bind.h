@@ -64,6 +64,8 @@ int skald_set_keepalive(struct core *core, double connection, bool on, unsigned 
 
 /* bind_listener.c: 0 or a positive errno; the handle goes to *listener */
 bool skald_is_address(const char *host);
+/* The one way to write an IP address (RFC 5952); EINVAL for what is none. */
+int skald_canonical(const char *host, struct skald_address *address);
 int skald_listen_tcp(struct core *core, double group, const char *host, int port, int backlog,
                      double *listener);
 int skald_listen_unix(struct core *core, double group, const char *path, unsigned mode, int backlog,

@@ -15,6 +15,12 @@ bool skald_is_address(const char *host)
     return address_parse(&address, host, 0);
 }
 
+int skald_canonical(const char *host, struct skald_address *out)
+{
+    struct address address;
+    return address_parse(&address, host, 0) ? bind_address(&address, out) : EINVAL;
+}
+
 static int listened(int error, uint64_t handle, double *listener)
 {
     *listener = (double)handle;

@@ -271,11 +271,12 @@ local function successors(new)
 end
 
 --- Which old class becomes which new one: a list of `{ old, new, name }`, and the names of those
---- that stay as they are.
+--- that stay as they are. Those are orphans, kept weakly by their names: while there are objects of
+--- one, a later generation may have its successor.
 ---@param old Generation
 ---@param new Generation
 ---@return table[] pairs
----@return string[] stayed
+---@return table<table, string> stayed names, by the class
 ---@return string[] warnings
 function factories.pairClasses(old, new)
   local now, found, list, unmatched, warnings = successors(new), {}, {}, {}, {}
@@ -309,14 +310,15 @@ function factories.pairClasses(old, new)
   eachKnown(old, function(i)
     return tostring(i)
   end, consider)
-  local stayed = {}
-  for methods, label in pairs(unmatched) do
-    if not found[methods] then
-      stayed[#stayed + 1] = label
+  for key, methods in pairs(new.service.orphans) do
+    if now[key] then
+      list[#list + 1] = { old = methods, new = now[key], name = key }
     end
   end
-  table.sort(stayed)
-  return list, stayed, warnings
+  for methods in pairs(found) do
+    unmatched[methods] = nil
+  end
+  return list, unmatched, warnings
 end
 
 -- --- the change -------------------------------------------------------------------------------
@@ -416,7 +418,7 @@ local function findStrays(change, was, old)
     local methods = class.of(instance)
     if methods and was.classes[methods] and not change.switched[methods] and not change.strays[methods] then
       change.strays[methods] = true
-      change.stayed[#change.stayed + 1] = ("a class that buildProtocol of %s uses"):format(old.factory.name)
+      change.stayed[methods] = ("a class that buildProtocol of %s uses"):format(old.factory.name)
     end
   end
 end
@@ -428,6 +430,7 @@ end
 function factories.plan(was, new)
   local change = { sets = {}, states = {}, instances = {}, kept = {}, switched = {}, strays = {}, warnings = {} }
   change.classes, change.stayed, change.warnings = factories.pairClasses(was, new)
+  change.orphans = new.service.orphans
   for _, pairing in ipairs(change.classes) do
     change.switched[pairing.old] = true
     pairing.heir = new.classes[pairing.new] ~= nil
@@ -459,6 +462,12 @@ end
 function factories.apply(change)
   for _, pairing in ipairs(change.classes) do
     class.succeed(pairing.old, pairing.new, pairing.heir)
+  end
+  for _, pairing in ipairs(change.classes) do
+    change.orphans[pairing.name] = nil
+  end
+  for methods, name in pairs(change.stayed) do
+    change.orphans[name] = methods
   end
   for _, set in ipairs(change.sets) do
     rawset(set[1], set[2], set[3])

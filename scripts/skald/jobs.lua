@@ -69,7 +69,9 @@ local function tell(report)
     for _, warning in ipairs(report.warnings) do
       log.warning("%s", warning)
     end
-  elseif report.result == "refused" then
+  elseif report.result == "unchanged" then
+    log.debug("reload %s: nothing changed", name)
+  elseif report.result == "refused" and not report.again then
     local line = require("skald.reload").line
     for _, item in ipairs(report.errors) do
       log.error("reload %s refused (%s): %s%s", name, item.phase, line(item),
@@ -99,13 +101,10 @@ end
 
 local function commit(job)
   local change = job.change
-  for _, phase in ipairs(require("skald.reload").phases) do
-    if not change:run(phase) then
-      return change.report
-    end
+  if change:run("load", "check", "prepare") then
+    change:finish()
+    C.skald_collect(pointer)
   end
-  change:conclude()
-  C.skald_collect(pointer)
   return change.report
 end
 
@@ -168,6 +167,8 @@ function jobs.reload(service, options, done)
   add(job, function(report)
     if report.result == "committed" or report.result == "refused" and not report.again then
       concludeReload(job, report)
+    else
+      tell(report)
     end
     done(report)
   end)

@@ -68,13 +68,11 @@ end
 
 -- Runs phases of a change; says what is wrong where one fails.
 local function run(change, ...)
-  for _, phase in ipairs { ... } do
-    if not change:run(phase) then
-      complainOf(change.report)
-      return false
-    end
+  local ok = change:run(...)
+  if not ok then
+    complainOf(change.report)
   end
-  return true
+  return ok
 end
 
 local function load(script)

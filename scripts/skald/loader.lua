@@ -387,7 +387,10 @@ end
 function Generation:loadLate(former)
   for real, module in pairs(former.modules) do
     if module.late and not self.modules[real] then
-      requireOwn(self, module.name)
+      local own = requireOwn(self, module.name)
+      if own then
+        own.late = true
+      end
     end
   end
 end

@@ -85,6 +85,7 @@ function program.add(script)
     kept = {},
     factories = setmetatable({}, { __mode = "k" }),
     old = {},
+    orphans = setmetatable({}, { __mode = "v" }), -- classes that nothing succeeded, by their names
     refused = 0,
   }
   host.services[#host.services + 1] = service

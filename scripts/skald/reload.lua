@@ -126,24 +126,43 @@ function Change:takeBack()
   generation:giveBack()
 end
 
---- Runs one of the phases. False: the service stays as it was, and the report says why.
----@param phase string
----@return boolean
-function Change:run(phase)
+-- Runs a phase, and notes how long it took.
+local function timed(change, phase)
   local before = C.skald_seconds(pointer)
-  local ok, problem = xpcall(Change[phase], handler, self)
-  if not ok then
-    local report = self.report
-    for _, text in ipairs(problem) do
-      report.errors[#report.errors + 1] = errorOf(phase, text)
+  local ok, problem = xpcall(Change[phase], handler, change)
+  change.report.phases[phase] = (C.skald_seconds(pointer) - before) * 1000
+  return ok, problem
+end
+
+--- Runs phases that may fail, one after the other. False: the service stays as it was, and the
+--- report says why.
+---@param ... string
+---@return boolean
+function Change:run(...)
+  for _, phase in ipairs { ... } do
+    local ok, problem = timed(self, phase)
+    if not ok then
+      local report = self.report
+      for _, text in ipairs(problem) do
+        report.errors[#report.errors + 1] = errorOf(phase, text)
+      end
+      report.result = "refused"
+      report.phase = phase
+      self:takeBack()
+      return false
     end
-    report.result = "refused"
-    report.phase = phase
-    self:takeBack()
   end
-  local spent = C.skald_seconds(pointer) - before
-  self.report.phases[phase] = spent * 1000
-  return ok
+  return true
+end
+
+--- Commits what is prepared, and retires what was.
+function Change:finish()
+  timed(self, "commit")
+  local ok, problem = timed(self, "retire")
+  if not ok then
+    log.error("%s", tostring(problem[1]))
+  end
+  self:conclude()
 end
 
 -- --- snapshot ---------------------------------------------------------------------------------
@@ -662,7 +681,11 @@ local function reportPlan(change)
   for _, pairing in ipairs(plan.classes) do
     table.insert(report.classes.switched, pairing.name)
   end
-  report.classes.stayed = plan.stayed
+  local stayed = {}
+  for _, name in pairs(plan.stayed) do
+    stayed[name] = true
+  end
+  report.classes.stayed = namesOf(stayed)
   plan.kept[false] = nil
   report.kept = namesOf(plan.kept)
   for _, warning in ipairs(plan.warnings) do
@@ -702,8 +725,5 @@ function Change:conclude()
   self.service.tried = nil
   self.former, self.plan, self.definitions, self.sources = nil, nil, nil, nil
 end
-
---- The phases that a change goes through after its files were read.
-reload.phases = { "load", "check", "prepare", "commit", "retire" }
 
 return reload
