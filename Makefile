@@ -8,7 +8,7 @@ CC := $(if $(filter default,$(origin CC)),gcc,$(CC))
 
 # What Debian calls the things that building, testing, linting and comparing take.
 BUILD_PACKAGES := gcc libc6-dev pkg-config libuv1-dev libluajit-5.1-dev lua-cjson-dev luajit libssl3
-TEST_PACKAGES := lua-busted lua-socket netcat-openbsd socat telnet curl python3 python3-twisted procps
+TEST_PACKAGES := lua-busted lua-socket netcat-openbsd socat telnet curl python3 python3-twisted procps lua-cjson git rsync vim-tiny
 LINT_PACKAGES := lua-check clang-format clang-tidy
 BENCH_PACKAGES := lua-luv python3-uvloop golang-go nodejs
 
@@ -71,14 +71,18 @@ run: release ## build, then serve echo and poetry on loopback until Ctrl-C
 	@echo "Ctrl-C ends it."
 	@exec $(BUILD)/skald run echo listen=tcp:127.0.0.1:7007 poetry listen=tcp:127.0.0.1:7001
 
+.PHONY: test-tools
+test-tools: build-deps
+	@$(MAKE) -s --no-print-directory $(BUILD)/tests/faults.so $(BUILD)/bench/steady
+
 .PHONY: test
-test: test-deps release asan bench-tools ## all tests; the last line counts them
+test: test-deps release asan bench-tools test-tools ## all tests; the last line counts them
 	@luajit tests/run.lua
 
 .PHONY: lint
 lint: build-deps ## formatting, static analysis, direction of includes
 	$(call need,$(LINT_PACKAGES))
-	@clang-format --dry-run -Werror host/*.c host/*/*.[ch] tests/host/*.[ch] tests/bench/*.c
+	@clang-format --dry-run -Werror host/*.c host/*/*.[ch] tests/*/*.[ch]
 	@luacheck --quiet scripts examples tests host/bundle.lua
 	@sh tests/support/includes.sh
 	@$(MAKE) -s --no-print-directory $(BUILD)/release/bundle.c OBJ=$(BUILD)/release
@@ -126,6 +130,15 @@ $(OBJ)/tests/%: tests/host/%.c $(OBJECTS)
 
 -include $(OBJECTS:.o=.d) $(OBJ)/host/main.d
 endif
+
+# What makes calls fail, for LD_PRELOAD.
+$(BUILD)/tests/faults.so: tests/support/faults.c
+	@mkdir -p $(@D)
+	@echo "  cc $<"; $(CC) -std=c11 -D_GNU_SOURCE $(WARNINGS) -O1 -g -shared -fPIC -o $@ $< -ldl
+
+$(BUILD)/bench/steady: tests/soak/steady.c
+	@mkdir -p $(@D)
+	@echo "  cc $<"; $(CC) -std=c11 -D_GNU_SOURCE $(WARNINGS) -O2 -g -o $@ $< -lm
 
 $(BUILD)/bench/%: tests/bench/%.c
 	@mkdir -p $(@D)

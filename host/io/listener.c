@@ -307,10 +307,10 @@ int listener_new(struct loop *loop, struct group *group, const struct transport_
     return 0;
 }
 
-int listener_accept(struct listener *listener)
+void listener_accept(struct listener *listener)
 {
     listener->accepting = true;
-    return uv_poll_start(&listener->poll, UV_READABLE, on_poll);
+    watch(listener);
 }
 
 static void on_closed(uv_handle_t *handle)

@@ -18,8 +18,8 @@ int listener_unix(struct loop *loop, struct group *group, const char *path, unsi
                   int backlog, uint64_t *handle);
 
 struct listener *listener_find(struct loop *loop, uint64_t handle);
-int listener_accept(struct listener *listener); /* starts accepting; 0 or -errno */
-void listener_close(struct listener *listener); /* unlinks its own socket file */
+void listener_accept(struct listener *listener); /* starts accepting */
+void listener_close(struct listener *listener);  /* unlinks its own socket file */
 
 /* Takes the connections that wait in the kernel's queue, then closes; events->unlistened follows.
  */

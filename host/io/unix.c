@@ -73,8 +73,11 @@ int listener_unix(struct loop *loop, struct group *group, const char *path, unsi
     if (fd < 0)
         return fd;
     int error = bind_and_listen(fd, &name, mode, backlog);
-    if (error == 0)
+    if (error == 0) {
         error = listener_new(loop, group, &unix_ops, fd, handle);
+        if (error < 0)
+            unlink(path);
+    }
     if (error < 0)
         close(fd);
     return error;

@@ -24,8 +24,8 @@ struct skald_address {
 
 /* A change that inotify(7) tells of. */
 struct skald_change {
-    int folder; /* as skald_watch_add numbered it */
-    int what;   /* a set of enum watch_what (io/watch.h) */
+    int folder;     /* as skald_watch_add numbered it */
+    int what;       /* a set of enum watch_what (io/watch.h) */
     char name[256]; /* of the file in it; "" for the folder itself */
 };
 
@@ -70,7 +70,7 @@ int skald_listen_tcp(struct core *core, double group, const char *host, int port
                      double *listener);
 int skald_listen_unix(struct core *core, double group, const char *path, unsigned mode, int backlog,
                       double *listener);
-int skald_accept(struct core *core, double listener);
+void skald_accept(struct core *core, double listener);
 void skald_unlisten(struct core *core, double listener);
 /* Takes what waits in its queue, then closes: dispatch.unlistened follows. */
 void skald_finish_listener(struct core *core, double listener);

@@ -50,10 +50,11 @@ int skald_listen_unix(struct core *core, double group, const char *path, unsigne
     return listened(error, handle, listener);
 }
 
-int skald_accept(struct core *core, double handle)
+void skald_accept(struct core *core, double handle)
 {
     struct listener *listener = listener_find(core->loop, (uint64_t)handle);
-    return listener ? -listener_accept(listener) : EBADF;
+    if (listener)
+        listener_accept(listener);
 }
 
 void skald_unlisten(struct core *core, double handle)

@@ -12,7 +12,7 @@ local control = {}
 
 local MOST = 65536 -- bytes of a request
 local PATIENCE = 10 -- seconds for one to come
-local MOST_AT_ONCE = 32
+local MOST_AT_ONCE = 256
 
 --- Where the socket lies, and the folder that must be ours alone, if any.
 ---@param given string?
@@ -38,11 +38,42 @@ end
 
 local Control = protocol.Protocol {}
 
+-- The well-formed sequences of UTF-8 (RFC 3629, section 4).
+local sequences = {
+  "^[\194-\223][\128-\191]",
+  "^\224[\160-\191][\128-\191]",
+  "^[\225-\236\238\239][\128-\191][\128-\191]",
+  "^\237[\128-\159][\128-\191]",
+  "^\240[\144-\191][\128-\191][\128-\191]",
+  "^[\241-\243][\128-\191][\128-\191][\128-\191]",
+  "^\244[\128-\143][\128-\191][\128-\191]",
+}
+
+local REPLACEMENT = "\239\191\189" -- U+FFFD
+
+-- Errors may have any bytes; JSON has UTF-8 only.
+local function wellFormed(text)
+  return (text:gsub("[\128-\255]+", function(run)
+    local parts, at = {}, 1
+    while at <= #run do
+      local found
+      for _, sequence in ipairs(sequences) do
+        found = found or run:match(sequence, at)
+      end
+      parts[#parts + 1] = found or REPLACEMENT
+      at = at + (found and #found or 1)
+    end
+    return table.concat(parts)
+  end))
+end
+
 -- An empty table of an answer is a list; lua-cjson would make an object of it.
 local EMPTY = "\1empty list\1"
 
 local function markEmpty(value)
-  if type(value) ~= "table" then
+  if type(value) == "string" then
+    return wellFormed(value)
+  elseif type(value) ~= "table" then
     return value
   elseif next(value) == nil then
     return EMPTY
@@ -71,7 +102,9 @@ end
 
 local function serviceNamed(name)
   local service = type(name) == "string" and program.find(name)
-  if service then
+  if service and service.leaving then
+    return nil, ("'%s' is being unloaded"):format(name)
+  elseif service then
     return service
   end
   local names = {}
@@ -136,10 +169,11 @@ end
 
 function commands.load(self, request, jobs)
   local words = request.words
-  for i = 1, type(words) == "table" and #words or 0 do
-    words = type(words[i]) == "string" and words or nil
+  local good = type(words) == "table" and #words > 0
+  for _, word in ipairs(good and words or {}) do
+    good = good and type(word) == "string"
   end
-  if type(words) ~= "table" or #words == 0 then
+  if not good then
     return self:refuse "load takes words: a script and its options"
   end
   jobs.load(words, function(report)
@@ -202,14 +236,16 @@ function Control:dataReceived(data)
   end
   self.parts[#self.parts + 1] = data
   self.length = self.length + #data
-  if data:find("\n", 1, true) then
+  local stop = data:find("\n", 1, true)
+  local length = stop and self.length - #data + stop or self.length
+  if length > MOST then
+    self.asked = true
+    self:refuse(("a request has at most %d bytes"):format(MOST))
+  elseif stop then
     self.asked = true
     -- the answer may take a while, and that is no silence of the peer's
     self.transport:pauseProducing()
     self:run(table.concat(self.parts):match "^[^\n]*")
-  elseif self.length > MOST then
-    self.asked = true
-    self:refuse(("a request has at most %d bytes"):format(MOST))
   end
 end
 

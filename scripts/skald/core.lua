@@ -39,7 +39,7 @@ end
 ---@return string
 function core.traceback(problem)
   local ok, text = pcall(tostring, problem)
-  return debug.traceback(ok and text or "(an error that has no text)", 2)
+  return (ok and text or "(an error that has no text)") .. debug.traceback("", 2)
 end
 
 --- A new buffer for an address, for the functions that fill one in.

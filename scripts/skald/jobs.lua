@@ -20,14 +20,20 @@ local step
 
 -- Each step has a turn for itself, so that connections wait for none but the longest.
 local function later()
-  timers.later(NEXT_TURN, step)
+  if not pcall(timers.later, NEXT_TURN, step) then
+    step() -- there are too many timers
+  end
 end
 
-local function finish(job, report)
-  table.remove(queue, 1)
+local function tellAll(job, report)
   for _, done in ipairs(job.done) do
     program.guarded(done, report)
   end
+end
+
+-- The job is done with, or goes on by itself.
+local function leave()
+  table.remove(queue, 1)
   if #queue > 0 then
     later()
   end
@@ -41,11 +47,15 @@ function step()
   job.stall = math.max(job.stall or 0, spent)
   if not ok then
     log.error("%s", report)
-    finish(job, { result = "error", errors = { { message = report:match "^[^\n]*" } } })
-  elseif report then
+    report = { result = "error", errors = { { message = report:match "^[^\n]*" } } }
+  end
+  if report then
     report.stall_us = job.stall
-    finish(job, report)
-  elseif not job.waits then
+    tellAll(job, report)
+    leave()
+  elseif job.waits then
+    leave()
+  else
     later()
   end
 end
@@ -101,7 +111,13 @@ end
 
 local function commit(job)
   local change = job.change
-  if change:run("load", "check", "prepare") then
+  local watch = require "skald.watch"
+  if change:run("load", "check") and job.isStale and watch.isUnfinished(job.service, change.generation) then
+    change:takeBack()
+    change.report.result = "unchanged"
+    return change.report
+  end
+  if change.generation and change:run "prepare" then
     change:finish()
     C.skald_collect(pointer)
   end
@@ -118,11 +134,16 @@ local function concludeReload(job, report)
 end
 
 local function readFiles(job)
+  job.begun = true
   local change = require("skald.reload").new(job.service)
   job.change = change
   if not change:run "snapshot" then
+    local text = require("skald.reload").line(change.report.errors[1])
+    change.report.again = not job.force and job.service.unreadable == text
+    job.service.unreadable = text
     return change.report
   end
+  job.service.unreadable = nil
   if job.isStale and job.isStale() then
     change.report.result = "unchanged"
     return change.report
@@ -142,7 +163,7 @@ end
 
 local function prepareToReload(job)
   require "skald.reload" -- loaded in a turn of its own
-  if program.find(job.service.name) ~= job.service then
+  if program.find(job.service.name) ~= job.service or job.service.leaving then
     return { result = "error", service = job.service.name, errors = { { message = "the service is gone" } } }
   end
   job.step = readFiles
@@ -153,9 +174,8 @@ end
 ---@param options { force: boolean?, isStale: fun(): boolean }
 ---@param done fun(report: table)
 function jobs.reload(service, options, done)
-  for i = 2, #queue do
-    local job = queue[i]
-    if job.service == service and job.kind == "reload" then
+  for _, job in ipairs(queue) do
+    if job.service == service and job.kind == "reload" and not job.begun then
       job.force = job.force or options.force
       job.isStale = nil
       table.insert(job.done, done)
@@ -169,6 +189,7 @@ function jobs.reload(service, options, done)
       concludeReload(job, report)
     else
       tell(report)
+      require("skald.watch").follow(service)
     end
     done(report)
   end)
@@ -253,29 +274,62 @@ local function eachGroup(service, f)
 end
 
 local function endUnload(job)
-  job.waits = nil
-  if liveOf(job.service) > 0 then
-    eachGroup(job.service, C.skald_group_abort)
-    job.step = endUnload
-    return nil
-  end
+  local service = job.service
   for _, listener in ipairs(job.listeners) do
-    listener:ended()
+    if listener.handle then
+      listener:ended()
+    end
   end
-  program.dispose(job.service.generation)
-  program.remove(job.service)
-  require("skald.watch").follow(job.service)
+  program.dispose(service.generation)
+  program.remove(service)
+  require("skald.watch").follow(service)
+  jit.flush() -- traces would keep what is gone
   C.skald_collect(pointer)
-  log.info("unload %s: %d connections ended", job.service.name, job.ended)
-  return { result = "unloaded", service = job.service.name, connections = job.ended, warnings = {}, errors = {} }
+  log.info("unload %s: %d connections ended", service.name, job.ended)
+  return { result = "unloaded", service = service.name, connections = job.ended, warnings = {}, errors = {} }
+end
+
+-- Services whose connections are ending: functions that look whether the last one has.
+local endings = {}
+
+local function lookAtEndings()
+  for _, look in pairs(endings) do
+    look()
+  end
+end
+
+-- Others need not wait for a peer that takes its time: the job has left the queue.
+local function awaitEnd(job)
+  local over, asked
+  local function goOn()
+    asked = nil
+    if not endings[job] then
+      return
+    elseif liveOf(job.service) > 0 then
+      eachGroup(job.service, C.skald_group_abort)
+      return
+    end
+    endings[job] = nil
+    dispatch.waiting = next(endings) and lookAtEndings or nil
+    over:cancel()
+    tellAll(job, endUnload(job))
+  end
+  over = timers.later(program.host.options.grace, goOn)
+  endings[job] = function()
+    if liveOf(job.service) == 0 and not asked then
+      asked = timers.later(NEXT_TURN, goOn)
+    end
+  end
+  dispatch.waiting = lookAtEndings
 end
 
 -- Connections end as at a stop of the host: what is queued is sent, for as long as --grace says.
 local function beginUnload(job)
   local service = job.service
-  if program.find(service.name) ~= service then
+  if program.find(service.name) ~= service or service.leaving then
     return { result = "error", service = service.name, errors = { { message = "the service is gone" } } }
   end
+  service.leaving = true
   job.listeners = listenersOf(service)
   for _, listener in ipairs(job.listeners) do
     listener:silence()
@@ -283,24 +337,11 @@ local function beginUnload(job)
   service.generation.owner:finish()
   job.ended = liveOf(service)
   eachGroup(service, C.skald_group_stop)
-  job.step = endUnload
-  if job.ended > 0 then
-    job.waits = true
-    local over
-    local function goOn()
-      if dispatch.waiting then
-        dispatch.waiting = nil
-        over:cancel()
-        later()
-      end
-    end
-    over = timers.later(program.host.options.grace, goOn)
-    function dispatch.waiting()
-      if liveOf(service) == 0 then
-        timers.later(NEXT_TURN, goOn)
-      end
-    end
+  if job.ended == 0 then
+    return endUnload(job)
   end
+  awaitEnd(job)
+  job.waits = true
   return nil
 end
 

@@ -124,12 +124,46 @@ function Generation:enter(f, ...)
   return leave(xpcall(f, self.noteFailure, ...))
 end
 
+local MOST_FRAMES = 40
+
+local function frame(info)
+  local place = info.what == "C" and "[C]:" or ("%s:%d:"):format(info.short_src, info.currentline)
+  if info.what == "main" then
+    return ("\n\t%s in main chunk"):format(place)
+  elseif info.name then
+    return ("\n\t%s in function '%s'"):format(place, info.name)
+  end
+  return ("\n\t%s in function <%s:%d>"):format(place, info.short_src, info.linedefined)
+end
+
+local passing = { [pcall] = true, [xpcall] = true }
+
+-- A traceback of the script's own lines: those of the library between them help nobody, and many
+-- modules deep, debug.traceback would leave out the middle.
+local function tracebackOf(level)
+  local lines = { "\nstack traceback:" }
+  local info = debug.getinfo(level, "Slnf")
+  while info and #lines < MOST_FRAMES do
+    if info.source:sub(1, 7) ~= "@skald/" and not passing[info.func] then
+      lines[#lines + 1] = frame(info)
+    end
+    level = level + 1
+    info = debug.getinfo(level, "Slnf")
+  end
+  return table.concat(lines)
+end
+
+local function textOf(problem)
+  local ok, text = pcall(tostring, problem)
+  return ok and text or "(an error that has no text)"
+end
+
 -- Makes a handler that notes the traceback where something was raised, and lets it pass unchanged:
 -- scripts may catch it.
 local function failureNoter(self)
   return function(problem)
     if not self.failure or not rawequal(self.failure.problem, problem) then
-      self.failure = { problem = problem, text = core.traceback(problem) }
+      self.failure = { problem = problem, text = textOf(problem) .. tracebackOf(3) }
     end
     return problem
   end
@@ -142,8 +176,7 @@ function Generation:describe(problem)
   if self.failure and rawequal(self.failure.problem, problem) then
     return self.failure.text
   end
-  local ok, text = pcall(tostring, problem)
-  return ok and text or "(an error that has no text)"
+  return textOf(problem)
 end
 
 local function runModule(self, source, name)
@@ -185,6 +218,9 @@ local function requireOwn(self, name)
       self.used[path] = true
       local module = self.modules[source.real] or runModule(self, source, name)
       self.loaded[name] = module.value ~= true and module or nil
+      if not self.loading then
+        require("skald.watch").follow(self.service)
+      end
       return module
     elseif not missing then
       error(message, 0)

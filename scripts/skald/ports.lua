@@ -166,6 +166,7 @@ function Listener:adjust(endpoint, backlog)
   end
   local errno = C.skald_adjust_listener(pointer, self.handle, mode, backlog)
   if errno ~= 0 then
+    C.skald_adjust_listener(pointer, self.handle, self.mode, self.backlog) -- half of it may be done
     return nil, core.errorOf(errno)
   end
   self.backlog, self.mode = backlog, mode
@@ -235,13 +236,8 @@ function Listener:announcement()
 end
 
 --- Takes connections from now on.
----@return boolean? ok nil, message, code
 function Listener:accept()
-  local errno = C.skald_accept(pointer, self.handle)
-  if errno ~= 0 then
-    return nil, core.errorOf(errno)
-  end
-  return true
+  C.skald_accept(pointer, self.handle)
 end
 
 --- The socket is closed: the factory hears of it.

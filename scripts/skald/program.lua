@@ -48,6 +48,7 @@ end
 ---@field old table[] generations that were
 ---@field last table? how the last reload went
 ---@field refused integer reloads that were
+---@field leaving boolean? it is being unloaded
 
 --- The service of that name.
 ---@param name string
@@ -182,10 +183,7 @@ local function startNow(listener)
     error(problem:match "^(.-)\nstack traceback:" or problem, 0)
   end
   print(listener:announcement())
-  local taken, message = listener:accept()
-  if not taken then
-    error(("%s: %s"):format(tostring(listener.address), message), 0)
-  end
+  listener:accept()
 end
 
 --- What reactor.listenTCP and listenUNIX do.
@@ -270,10 +268,11 @@ function program.stopped()
   end
 end
 
---- Whether the host is about to end.
----@return boolean
-function program.isStopping()
-  return C.skald_is_stopping(pointer)
+--- Stops the host in order; where a load asks for it, once that is committed.
+function program.stop()
+  program.whenRunning(function()
+    C.skald_stop(pointer, 0)
+  end)
 end
 
 return program

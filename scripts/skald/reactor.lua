@@ -39,7 +39,7 @@ end)
 
 --- Stops the host in order.
 function reactor.stop()
-  C.skald_stop(pointer, 0)
+  program.stop()
 end
 
 --- Does nothing: the host runs.

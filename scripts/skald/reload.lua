@@ -113,6 +113,9 @@ end
 -- Puts back everything that was prepared.
 function Change:takeBack()
   local generation = self.generation
+  for _, old in ipairs(self.former and self.former.entries or {}) do
+    old.successor = nil
+  end
   self.generation = nil
   if not generation then
     return
@@ -124,6 +127,7 @@ function Change:takeBack()
   generation.loading = false
   generation.owner:finish()
   generation:giveBack()
+  jit.flush() -- traces would keep what was thrown away
 end
 
 -- Runs a phase, and notes how long it took.
@@ -553,10 +557,7 @@ function Change:accept()
   for _, item in ipairs(self.generation.obtained) do
     local listener = item.listener
     if item.fresh and listener.handle and listener.factory then
-      local ok, message = listener:accept()
-      if not ok then
-        log.error("%s: %s", tostring(listener.address), message)
-      end
+      listener:accept()
     end
   end
 end

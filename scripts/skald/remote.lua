@@ -117,8 +117,9 @@ end
 
 function show.refused(report)
   if report.service then
-    complain("%s: refused%s; generation %d serves on", report.service, report.again and " before, and unchanged since"
-      or "", report.generation)
+    local first = report.errors[1]
+    complain("%s: refused (%s)%s; generation %d serves on", report.service, first and first.phase or "?",
+      report.again and " before, and unchanged since" or "", report.generation)
   end
   sayErrors(report)
 end

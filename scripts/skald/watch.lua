@@ -24,6 +24,7 @@ local folders = {} -- numbers, by the path
 local paths = {} -- folders, by the number
 local files = {} -- sets of services, by the path
 local writing = {} -- paths whose writers have not closed them
+local awaited = {} -- sets of services that wait for the writer, by the path
 local dirty = {} -- services whose files have changed
 local quiet -- the timer
 local change = ffi.new "struct skald_change"
@@ -97,15 +98,38 @@ end
 
 local disturb
 
--- What came under watch only now may have changed since it was read.
+-- What came under watch only now may have changed since it was read; each text of it is tried once.
 local function catchUp(service, known)
-  local generation = service.generation
-  for path, source in pairs(generation and generation.sources or {}) do
+  local generation, tried = service.generation, service.tried
+  local seen = {}
+  local function compare(path, expected)
     local folder, name = split(path)
-    if not known[join(folder, name)] and loader.readFile(path) ~= source.text then
-      disturb(service)
+    if known[join(folder, name)] then
+      return
+    end
+    local text = loader.readFile(path) or false
+    if text ~= expected then
+      seen[path] = text
+      if not service.seen or service.seen[path] ~= text then
+        disturb(service)
+      end
     end
   end
+  if tried then
+    for path, text in pairs(tried.texts) do
+      compare(path, text)
+    end
+  else
+    for path, source in pairs(generation and generation.sources or {}) do
+      compare(path, source.text)
+    end
+  end
+  for _, misses in ipairs { generation and generation.misses or {}, tried and tried.misses or {} } do
+    for path in pairs(misses) do
+      compare(path, false)
+    end
+  end
+  service.seen = seen
 end
 
 local function followAll()
@@ -134,7 +158,9 @@ end
 --- The files of a service may be others now.
 function watch.follow()
   if active then
-    timers.later(0, followAll)
+    if not pcall(timers.later, 0, followAll) then
+      followAll() -- there are too many timers
+    end
   end
 end
 
@@ -192,17 +218,22 @@ local function isComplete(path)
   return loader.readFile(path) ~= ""
 end
 
+-- Whose file it is, or who would have loaded half of it.
 local function note(path, what)
   local services = files[path]
-  if not services then
+  if not services and not path:find "%.lua$" then
     return
   end
   if bit.band(what, BEGUN) ~= 0 or bit.band(what, MADE) ~= 0 and not isComplete(path) then
     writing[path] = true
   else
     writing[path] = nil
+    for service in pairs(awaited[path] or {}) do
+      disturb(service)
+    end
+    awaited[path] = nil
   end
-  for service in pairs(services) do
+  for service in pairs(services or {}) do
     disturb(service)
   end
 end
@@ -227,6 +258,27 @@ local function disturbAll(folder)
       end
     end
   end
+end
+
+--- Whether a generation that was loaded has files whose writers have not closed them: such a one is
+--- not to be committed, and comes again when they have.
+---@param service Service
+---@param generation Generation
+---@return boolean
+function watch.isUnfinished(service, generation)
+  if not active then
+    return false
+  end
+  watch.changed()
+  local found = false
+  for path in pairs(generation.sources) do
+    if writing[path] then
+      found = true
+      awaited[path] = awaited[path] or {}
+      awaited[path][service] = true
+    end
+  end
+  return found
 end
 
 --- There is something to read about changes.
