@@ -1,4 +1,4 @@
--- Runs the tests, from the project's root: `luajit tests/run.lua [unit|host|system|asan] [PATTERN]`.
+-- Runs the tests, from the project's root: `luajit tests/run.lua [unit|host|system|jit|asan] [PATTERN]`.
 --   unit    tests/unit/*_spec.lua, pure Lua under LuaJIT
 --   host    build/asan/tests/*, the C tests
 --   system  tests/system/ and tests/regress/ against build/skald
@@ -97,6 +97,20 @@ function suites.asan()
     env[key] = value
   end
   return systemSuite("build/asan/skald", env)
+end
+
+-- The reload specs once more: interpreted, and with everything compiled at its first turn.
+function suites.jit()
+  local jobs = {}
+  for _, mode in ipairs { "off", "hotloop=1,hotexit=1" } do
+    for _, job in ipairs((systemSuite("build/skald", { SKALD_JIT = mode }))) do
+      if job.name:find "^reload_" or job.name:find "^soak_" then
+        job.name = ("%s %s"):format(job.name, mode:match "%w+")
+        jobs[#jobs + 1] = job
+      end
+    end
+  end
+  return jobs, 2
 end
 
 -- Ends a process that took too long, with everything it started.
@@ -204,7 +218,7 @@ local function runSuite(name, pattern)
   runAll(name, chosen, width)
 end
 
-local order = { "unit", "host", "system", "asan" }
+local order = { "unit", "host", "system", "jit", "asan" }
 
 local function main(part, pattern)
   if part and not suites[part] then

@@ -25,6 +25,7 @@ local host = {}
 
 host.binary = os.getenv "SKALD" or "build/skald"
 host.sanitized = host.binary:find("asan", 1, true) ~= nil
+host.jit = os.getenv "SKALD_JIT" -- for those that are to run in another mode of LuaJIT's
 host.long = os.getenv "SKALD_LONG" == "1"
 
 local running = {}
@@ -122,6 +123,7 @@ end
 --- `"--grace=1"`), `listening` (how many lines to wait for, default 1), `env`, `limit` (of open descriptors).
 function host.run(words)
   local argv = { host.binary, "run" }
+  argv[#argv + 1] = host.jit and "--jit=" .. host.jit
   for _, word in ipairs(words.options or {}) do
     argv[#argv + 1] = word
   end
