@@ -79,6 +79,10 @@ test-tools: build-deps
 test: test-deps release asan bench-tools test-tools ## all tests; the last line counts them
 	@luajit tests/run.lua
 
+.PHONY: soak
+soak: test-deps release bench-tools test-tools ## what takes minutes: thousands of reloads under load
+	@luajit tests/soak/soak.lua
+
 .PHONY: lint
 lint: build-deps ## formatting, static analysis, direction of includes
 	$(call need,$(LINT_PACKAGES))
