@@ -18,7 +18,7 @@ forbid "host/base/*.[ch] host/lua/*.[ch] host/main.c" '#include <uv' "uv.h is fo
 forbid "host/lua/*.[ch] host/service/*.[ch] host/main.c" '#include "io/inside.h"' "io/inside.h is for host/io"
 forbid "scripts/services/*.lua examples/*.lua" 'require "?(ffi|skald.core)' "services and examples use the public library only"
 
-for module in address check class endpoints protocol reason; do
+for module in address backup check class endpoints factories owner protocol reason; do
   forbid "scripts/skald/$module.lua" 'require "?(ffi|skald.core|skald.transport|skald.dispatch)' "$module is pure"
 done
 exit $status

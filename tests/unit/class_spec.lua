@@ -97,4 +97,45 @@ describe("class", function()
       class {}
     end)
   end)
+
+  it("gives the objects of a class to another, with its methods and metamethods", function()
+    local Old = class.root "Old" { __tostring = function() return "old" end, greet = function() return "hi" end }
+    local New = class.root "New" { greet = function() return "hello" end }
+    local object = Old:new()
+    class.succeed(Old, New, true)
+    assert.equal("hello", object:greet())
+    assert.equal(New, class.of(object))
+    assert.falsy(tostring(object) == "old")
+    assert.equal(getmetatable(object), getmetatable(New:new()))
+  end)
+
+  it("gives on what was given to it, and what was made before", function()
+    local First, Second, Third = class.root "A", class.root "B", class.root "C"
+    local a, b = First:new(), Second:new()
+    class.succeed(First, Second, true)
+    class.succeed(Second, Third, true)
+    assert.equal(Third, class.of(a))
+    assert.equal(Third, class.of(b))
+    function Third.__tostring()
+      return "third"
+    end
+    assert.same({ "third", "third" }, { tostring(a), tostring(b) })
+  end)
+
+  it("lets a method that is gone fall back to the base", function()
+    local Base = class.root("Base", { greet = function() return "base" end })
+    local Old = Base { greet = function() return "old" end }
+    local object = Old:new()
+    class.succeed(Old, Base {}, true)
+    assert.equal("base", object:greet())
+  end)
+
+  it("notes the classes that are made while it observes", function()
+    local set = {}
+    local before = class.observe(set)
+    local Made = class.root "Made" {}
+    class.observe(before)
+    local Other = class.root "Other"
+    assert.same({ true, nil }, { set[Made], set[Other] })
+  end)
 end)
