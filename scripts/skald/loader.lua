@@ -458,7 +458,8 @@ local function findListener(self, key, preferred)
   local former, found = self.service.generation, nil
   for _, item in ipairs(former and former.obtained or {}) do
     local listener = item.listener
-    if listener.handle and listener.key == key and not self.claimed[listener] then
+    local same = listener.key == key or tostring(listener.address) == key -- it had asked for port 0
+    if listener.handle and same and not self.claimed[listener] then
       if preferred and listener.factory == preferred then
         return listener
       end

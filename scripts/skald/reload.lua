@@ -134,7 +134,9 @@ end
 local function timed(change, phase)
   local before = C.skald_seconds(pointer)
   local ok, problem = xpcall(Change[phase], handler, change)
-  change.report.phases[phase] = (C.skald_seconds(pointer) - before) * 1000
+  local spent = (C.skald_seconds(pointer) - before) * 1000
+  change.report.phases[phase] = spent
+  log.debug("reload %s: %s took %.3f ms", change.service.name, phase, spent)
   return ok, problem
 end
 
@@ -161,10 +163,11 @@ end
 
 --- Commits what is prepared, and retires what was.
 function Change:finish()
-  timed(self, "commit")
-  local ok, problem = timed(self, "retire")
-  if not ok then
-    log.error("%s", tostring(problem[1]))
+  for _, phase in ipairs { "commit", "retire" } do
+    local ok, problem = timed(self, phase)
+    if not ok then
+      log.error("%s", tostring(problem[1]))
+    end
   end
   self:conclude()
 end
@@ -372,7 +375,7 @@ local function readEntries(change)
   for _, port in ipairs(generation.ports) do
     if port.listener then
       local entry = byDefinition[port.definition] or add(port.definition, {})
-      port.endpoint.key = port.listener.key
+      port.endpoint.key = ports.key(port.endpoint)
       port.endpoint.listener = port.listener
       entry.endpoints[#entry.endpoints + 1] = port.endpoint
     end
@@ -415,6 +418,17 @@ end
 
 -- --- prepare ----------------------------------------------------------------------------------
 
+-- The socket of the running generation that is in the way of an endpoint.
+local function ownRival(former, endpoint)
+  for _, item in ipairs(former and former.obtained or {}) do
+    local listener = item.listener
+    if listener.handle and listener.address.port == endpoint.port and endpoint.port then
+      return ("the service itself listens on %s: reload without that first"):format(tostring(listener.address))
+    end
+  end
+  return nil
+end
+
 local function bindAll(change)
   local generation = change.generation
   for _, entry in ipairs(generation.entries) do
@@ -424,7 +438,9 @@ local function bindAll(change)
         local backlog = endpoint.backlog or entry.fresh.backlog
         local listener, message, code = generation:obtain(endpoint, backlog, preferred)
         if not listener then
-          refuse { plain("%s", reload.bindProblem(entry.name or change.service.base, endpoint, message, code)) }
+          local own = code == "EADDRINUSE" and ownRival(change.former, endpoint)
+          local name = entry.name or change.service.base
+          refuse { plain("%s", reload.bindProblem(name, endpoint, message, code, own)) }
         end
         endpoint.listener = listener
       end
@@ -443,9 +459,11 @@ local hints = {
 ---@param endpoint table
 ---@param message string
 ---@param code string
+---@param hint string? the way out; by default that of the code
 ---@return string
-function reload.bindProblem(name, endpoint, message, code)
-  local hint = hints[code] and (" (%s)"):format(hints[code]) or ""
+function reload.bindProblem(name, endpoint, message, code, hint)
+  hint = hint or hints[code]
+  hint = hint and (" (%s)"):format(hint) or ""
   return ("%s: %s: %s%s"):format(name, ports.key(endpoint), message, hint)
 end
 
@@ -508,6 +526,7 @@ function Change:commit()
     service.factories[entry.factory] = true
     ports.applyBounds(entry.factory)
     for _, endpoint in ipairs(entry.endpoints) do
+      endpoint.listener.key = endpoint.key
       endpoint.listener:serve(entry.factory, entry.name or service.base)
     end
   end

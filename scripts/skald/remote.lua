@@ -92,8 +92,10 @@ local function sayCommitted(report)
   sayList("removed:", report.modules.removed)
   sayList("listens anew on", report.endpoints.added)
   sayList("listens no more on", report.endpoints.removed)
-  say("  %d connections on new code; timers: %d ended, %d left", report.instances, report.timers.ended,
-    report.timers.left)
+  if report.from > 0 then
+    say("  %d connections on new code; timers: %d ended, %d left", report.instances, report.timers.ended,
+      report.timers.left)
+  end
   sayList("kept:", report.kept)
   sayList("classes without a successor:", report.classes.stayed)
   for _, warning in ipairs(report.warnings) do

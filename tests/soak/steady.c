@@ -31,15 +31,15 @@
 #define SPLIT_EVERY                                                                                \
     16             // with split=1: every so many messages of a connection, one goes in two pieces
 #define BURST 4096 // at most so many messages or connects in one turn
-#define DRAIN_SECONDS 10 // without anything coming: what is missing is lost
 #define SLOW                                                                                       \
     (SECOND * 9 / 10) // a connect that took so long was sent twice: the accept queue ran over
 #define EVENTS 512
 
 struct options {
-    uint64_t conns; // echo: connections; connect: at most so many at a time
-    uint64_t rate;  // in a second, all together; connect: 0 is as fast as it goes
-    double seconds; // 0: until stdin says stop, or ends
+    uint64_t conns;  // echo: connections; connect: at most so many at a time
+    uint64_t rate;   // in a second, all together; connect: 0 is as fast as it goes
+    double seconds;  // 0: until stdin says stop, or ends
+    double patience; // seconds without anything coming: what is missing then is lost
     uint64_t size;
     uint64_t split;
     uint64_t sources; // connections come from so many addresses, 127.0.1.1 and up; 0 is the
@@ -579,12 +579,12 @@ static bool all_is_closed(const struct run *r)
     return r->live == 0;
 }
 
-// Turns until something is true, or nothing has come for DRAIN_SECONDS.
+// Turns until something is true, or patience is at its end.
 static void drain(struct run *r, bool (*done)(const struct run *))
 {
     uint64_t last = now_ns();
 
-    while (!done(r) && now_ns() - last < DRAIN_SECONDS * SECOND) {
+    while (!done(r) && now_ns() - last < (uint64_t)(r->options.patience * 1e9)) {
         uint64_t received = r->counts.received;
         size_t live = r->live;
 
@@ -778,7 +778,7 @@ static void start_due(struct run *r)
 
 static void end_visits(struct run *r)
 {
-    uint64_t deadline = now_ns() + DRAIN_SECONDS * SECOND;
+    uint64_t deadline = now_ns() + (uint64_t)(r->options.patience * 1e9);
 
     while (r->live > 0 && now_ns() < deadline) {
         turn(r, on_visit_event, 10);
@@ -818,11 +818,13 @@ static int run_connect(struct run *r)
 
 static void usage(void)
 {
-    fputs("usage: steady echo|connect [conns=N] [rate=N] [seconds=S] [size=BYTES] [split=1] "
+    fputs("usage: steady echo|connect [conns=N] [rate=N] [seconds=S] [patience=S] [size=BYTES] "
+          "[split=1] "
           "[sources=N] "
           "ADDRESS:PORT...\n"
           "  echo     conns connections, rate messages a second in all; split: some in two pieces\n"
           "  connect  rate connects a second (0: as many as go), at most conns at a time\n"
+          "  patience seconds to wait for what is missing at the end (10)\n"
           "  seconds  0: until \"stop\" on stdin, or its end; \"lap\" shows the counts so far\n",
           stderr);
     exit(2);
@@ -868,6 +870,8 @@ static void parse_option(struct options *o, char *word, char *value)
         o->rate = (uint64_t)number(value, word, 0, 1e7);
     } else if (strcmp(word, "seconds") == 0) {
         o->seconds = number(value, word, 0, 1e6);
+    } else if (strcmp(word, "patience") == 0) {
+        o->patience = number(value, word, 0.01, 1e6);
     } else if (strcmp(word, "size") == 0) {
         o->size = (uint64_t)number(value, word, LEAST_SIZE, MOST_SIZE);
     } else if (strcmp(word, "split") == 0) {
@@ -881,7 +885,8 @@ static void parse_option(struct options *o, char *word, char *value)
 
 int main(int argc, char **argv)
 {
-    static struct run run = {.options = {.conns = 100, .rate = 1000, .seconds = 1, .size = 32}};
+    static struct run run = {
+        .options = {.conns = 100, .rate = 1000, .seconds = 1, .patience = 10, .size = 32}};
     bool echo = argc > 1 && strcmp(argv[1], "echo") == 0;
 
     signal(SIGPIPE, SIG_IGN);

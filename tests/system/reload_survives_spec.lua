@@ -1643,3 +1643,28 @@ describe("the report of a reload", function()
     assert.equal("committed", reload.status().lastReload.result)
   end)
 end)
+
+describe("a listening socket that was given a port", function()
+  after_each(host.cleanup)
+
+  it("stays when the script comes to ask for just that port, and is asked for by it from then on", function()
+    local text = commands("function commands.who(self, t) t:write '@\\n' end")
+    local h = serve(text)
+    local before = reload.socket(h)
+    local pinned = text:gsub('"tcp:127.0.0.1:0"', ('"tcp:127.0.0.1:%d"'):format(h.port))
+    for n = 2, 3 do
+      local report = commit(pinned, n)
+      assert.same({ {}, {} }, { report.endpoints.added, report.endpoints.removed })
+      assert.equal(before, reload.socket(h))
+    end
+    assert.equal("3", ask(h:connect(), "who"))
+  end)
+
+  it("in the way of a wider endpoint is named, with the way out", function()
+    local text = commands("function commands.who(self, t) t:write '@\\n' end")
+    local h = serve(text)
+    local wider = text:gsub('"tcp:127.0.0.1:0"', ('"tcp:%d"'):format(h.port))
+    local message = reload.refuse(wider, 2).errors[1].message
+    assert.truthy(message:find(("the service itself listens on tcp:127.0.0.1:%d"):format(h.port), 1, true), message)
+  end)
+end)

@@ -42,7 +42,7 @@ end
 -- Counts of the load tool against a server that commits one fault.
 local function against(fault)
   local h = host.serve(SPOILED:format(fault))
-  local counts = counted("echo", "conns=5", "rate=1000", "seconds=0.1", "split=1", address(h))
+  local counts = counted("echo", "conns=5", "rate=1000", "seconds=0.1", "patience=0.5", "split=1", address(h))
   h:stop()
   return counts
 end
