@@ -325,3 +325,15 @@ double dispatch_memory(struct core *core)
     loop_settle(core->loop);
     return lua_gc(core->L, LUA_GCCOUNT, 0);
 }
+
+int dispatch_registry(struct core *core)
+{
+    lua_State *L = core->L;
+    int count = 0;
+    lua_pushnil(L); // [key]
+    while (lua_next(L, LUA_REGISTRYINDEX)) {
+        lua_pop(L, 1);
+        count++;
+    }
+    return count;
+}

@@ -22,7 +22,8 @@ void dispatch_hangup(struct core *core);
 void dispatch_running(struct core *core);
 void dispatch_stopped(struct core *core);
 
-/* Kilobytes that live, by a full collection. */
+/* Kilobytes that live, by a full collection; entries of the registry. */
 double dispatch_memory(struct core *core);
+int dispatch_registry(struct core *core);
 
 #endif

@@ -113,9 +113,9 @@ static void on_census(uv_signal_t *signal, int number)
     loop_census(host->core.loop, &census);
     log_write(&host->log, LOG_INFO,
               "alive: %u connections, %u lingering, %u listeners, %u groups, %u timers, "
-              "%u anchors, %.0f KB of Lua",
+              "%u anchors, %d registered, %.0f KB of Lua",
               census.connections, census.lingering, census.listeners, census.groups, census.timers,
-              census.anchors, memory);
+              census.anchors, dispatch_registry(&host->core), memory);
 }
 
 static void signals_open(struct host *host)

@@ -356,23 +356,19 @@ end
 
 -- Generations that a finished collection did not free, and what of the host holds them.
 local function heldGenerations(service)
-  local list, kept = {}, {}
+  local list = {}
   local now = C.skald_collections(pointer)
   for _, old in ipairs(service.old) do
     local environment = old.ref[1]
-    if environment then
-      kept[#kept + 1] = old
-      if now >= old.at + 2 then
-        list[#list + 1] = {
-          generation = old.number,
-          timers = timers.countOf(environment),
-          coroutines = 0,
-          deferreds = 0,
-        }
-      end
+    if environment and now >= old.at + 2 then
+      list[#list + 1] = {
+        generation = old.number,
+        timers = timers.countOf(environment),
+        coroutines = 0,
+        deferreds = 0,
+      }
     end
   end
-  service.old = kept
   return list
 end
 

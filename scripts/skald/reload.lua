@@ -639,6 +639,20 @@ local function tellFactories(change)
   end
 end
 
+-- Notes a generation that was, weakly; those that are gone are forgotten.
+local function noteOld(service, former)
+  local held = {}
+  for _, old in ipairs(service.old) do
+    held[#held + 1] = old.ref[1] and old or nil
+  end
+  held[#held + 1] = {
+    number = former.number,
+    at = C.skald_collections(pointer),
+    ref = setmetatable({ former.environment }, { __mode = "v" }),
+  }
+  service.old = held
+end
+
 function Change:retireFormer()
   local former, report, service = self.former, self.report, self.service
   report.timers.ended = former.owner:finish()
@@ -650,11 +664,7 @@ function Change:retireFormer()
   end
   tellFactories(self)
   report.timers.left = timers.countOf(former.environment)
-  service.old[#service.old + 1] = {
-    number = former.number,
-    at = C.skald_collections(pointer),
-    ref = setmetatable({ former.environment }, { __mode = "v" }),
-  }
+  noteOld(service, former)
 end
 
 function Change:retire()
