@@ -538,9 +538,40 @@ function parts.grow.run(plan)
   return bars
 end
 
+-- 5. save
+
+parts.save = {
+  title = "save: from the editor's save to the new code's first answer, with --watch",
+  long = { saves = 40, most = 150 },
+  short = { saves = 3 },
+}
+
+-- Milliseconds from the moment a file is in place until a client is answered by it.
+local function saveOnce(c, s, n)
+  local text = SERVICE:format(n, s.migrateFirst, quoted(s.listen), s.version, s.refuse)
+  os.rename(host.file("next.lua", text), host.folder() .. "/script.lua")
+  local saved = sys.now()
+  repeat
+    local script = tonumber(c:send("?\n"):line():match "^%d+")
+  until script == n
+  return (sys.now() - saved) * 1000
+end
+
+function parts.save.run(plan)
+  local bars, times, s = {}, {}, newService { "tcp:127.0.0.1:0" }
+  local h = host.run { writeService(s), options = { "--watch", unpack(parts.options) } }
+  local c = h:connect()
+  for n = 2, plan.saves + 1 do
+    times[#times + 1] = saveOnce(c, s, n)
+  end
+  bar(bars, "ms to the new answer, max", spread(bars, "ms to the new answer", times), "<=", plan.most)
+  h:stop()
+  return bars
+end
+
 -- Running them
 
-parts.order = { "load", "pause", "connects", "grow" }
+parts.order = { "load", "pause", "connects", "grow", "save" }
 
 --- Runs one part and returns its bars, and a text of those that are missed ("" if all is well).
 ---@param name string of `parts.order`

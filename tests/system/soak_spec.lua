@@ -169,6 +169,10 @@ describe("a host that is reloaded under load", function()
     run "connects"
   end)
 
+  it("answers with what was saved", function()
+    run "save"
+  end)
+
   it("holds no more generations, descriptors, listeners and timers afterwards", function()
     run "grow"
   end)
