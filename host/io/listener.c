@@ -177,7 +177,7 @@ static void accept_batch(struct listener *listener)
             pace(listener, -fd);
             return;
         }
-        if (listener->left > 0)
+        if (listener->left > 1)
             listener->left--;
         if (fd < 0)
             continue; /* ECONNABORTED and the like: that one is gone, the next may be fine */
@@ -187,7 +187,7 @@ static void accept_batch(struct listener *listener)
         else
             refuse(listener, fd, &peer);
         loop_settle(loop);
-        if (listener->left == 1) {
+        if (listener->left == 1 && listener->accepting) {
             end_if_finishing(listener);
             return;
         }

@@ -113,8 +113,9 @@ void skald_log(struct core *core, int level, const char *text, size_t length);
 bool skald_is_stopping(struct core *core);
 double skald_user(void);                                        /* who we are */
 int skald_real_path(const char *path, char *real, size_t size); /* 0 or a positive errno */
-int skald_is_private(const char *folder);                       /* ours, and nobody else's: 0 */
-int skald_make_private(const char *folder);                     /* makes it so: 0 */
+bool skald_is_regular(const char *path);
+int skald_is_private(const char *folder);   /* ours, and nobody else's: 0 */
+int skald_make_private(const char *folder); /* makes it so: 0 */
 int skald_process(void);
 /* Collects everything twice, in short steps between events; how many collections have ended. */
 void skald_collect(struct core *core);

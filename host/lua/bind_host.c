@@ -45,6 +45,12 @@ int skald_real_path(const char *path, char *real, size_t size)
     return length < size ? 0 : ENAMETOOLONG;
 }
 
+bool skald_is_regular(const char *path)
+{
+    struct stat status;
+    return stat(path, &status) == 0 && S_ISREG(status.st_mode);
+}
+
 int skald_is_private(const char *folder)
 {
     struct stat status;

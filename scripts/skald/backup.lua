@@ -52,20 +52,32 @@ function backup.restore(store)
   end
 end
 
+-- What is compared: what is followed, and tables that are weak.
+local function isCompared(value)
+  if type(value) ~= "table" then
+    return false
+  end
+  local meta = getmetatable(value)
+  return isFollowed(value) or type(meta) == "table" and rawget(meta, "__mode") and rawget(meta, "__index") == nil
+end
+
 --- A copy of a plain table, to compare it with later; other values stay themselves.
 ---@param value any
----@param seen table?
 ---@return any
-function backup.copy(value, seen)
-  if type(value) ~= "table" or getmetatable(value) ~= nil then
+function backup.copy(value)
+  if not isCompared(value) then
     return value
   end
-  seen = seen or {}
-  if not seen[value] then
-    local copy = {}
-    seen[value] = copy
-    for key, item in next, value do
-      copy[key] = backup.copy(item, seen)
+  local seen, waiting = { [value] = {} }, { value }
+  while #waiting > 0 do
+    local subject = table.remove(waiting)
+    local copy = seen[subject]
+    for key, item in next, subject do
+      if isCompared(item) and not seen[item] then
+        seen[item] = {}
+        waiting[#waiting + 1] = item
+      end
+      copy[key] = seen[item] or item
     end
   end
   return seen[value]
@@ -74,25 +86,32 @@ end
 --- Whether a value is no more what it was when it was copied.
 ---@param value any
 ---@param copy any
----@param seen table?
 ---@return boolean
-function backup.differs(value, copy, seen)
-  if type(value) ~= "table" or getmetatable(value) ~= nil or type(copy) ~= "table" then
+function backup.differs(value, copy)
+  if not isCompared(value) or type(copy) ~= "table" then
     return not rawequal(value, copy)
   end
-  seen = seen or {}
-  if seen[value] then
-    return seen[value] ~= copy
-  end
-  seen[value] = copy
-  for key in next, copy do
-    if value[key] == nil then
-      return true
+  local seen, waiting = { [value] = copy }, { value }
+  while #waiting > 0 do
+    local subject = table.remove(waiting)
+    local was = seen[subject]
+    for key in next, was do
+      if rawget(subject, key) == nil then
+        return true
+      end
     end
-  end
-  for key, item in next, value do
-    if copy[key] == nil or backup.differs(item, copy[key], seen) then
-      return true
+    for key, item in next, subject do
+      local before = was[key]
+      if isCompared(item) and type(before) == "table" then
+        if seen[item] == nil then
+          seen[item] = before
+          waiting[#waiting + 1] = item
+        elseif seen[item] ~= before then
+          return true
+        end
+      elseif not rawequal(item, before) then
+        return true
+      end
     end
   end
   return false

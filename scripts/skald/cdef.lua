@@ -5,7 +5,7 @@ local ffi = require "ffi"
 
 local cdef = {}
 
-local declared = {} -- by the text
+local declared = {} -- texts, and the declarations in them
 local typedefs = {} -- by the name: the declaration
 local metatypes = {} -- by the number of the type
 
@@ -36,9 +36,26 @@ local function typedefName(declaration)
   return declaration:match "%(%s*%*%s*([%w_]+)%s*%)" or declaration:match "([%w_]+)%s*[%[%]%d ]*$"
 end
 
-local function refuse(what)
+local function refuse(what, level)
   error(("ffi.cdef: %s was declared otherwise before, and LuaJIT cannot redefine it: give it another name, or restart")
-    :format(what), 3)
+    :format(what), level + 1)
+end
+
+-- One declaration after the other, those that are there already left out.
+local function declareEach(list)
+  for _, declaration in ipairs(list) do
+    if not declared[declaration] then
+      local ok, message = pcall(ffi.cdef, declaration .. ";")
+      if not ok then
+        local what = message:match "attempt to redefine (.-) at" or message:match "attempt to redefine (.*)"
+        if what then
+          refuse(what, 3)
+        end
+        error(message, 3)
+      end
+      declared[declaration] = true
+    end
+  end
 end
 
 --- Declares what is not declared yet. Raises for what has changed.
@@ -51,26 +68,23 @@ function cdef.declare(text, ...)
   if declared[key] then
     return
   end
-  local names = {}
-  for _, declaration in ipairs(declarations(text)) do
+  local list = declarations(text)
+  for _, declaration in ipairs(list) do
     local name = typedefName(declaration)
     if name and typedefs[name] and typedefs[name] ~= declaration then
-      refuse(("type '%s'"):format(name))
+      refuse(("type '%s'"):format(name), 2)
     end
-    names[name or false] = declaration
   end
-  local ok, message = pcall(ffi.cdef, text)
-  if not ok then
-    local what = message:match "attempt to redefine (.-) at" or message:match "attempt to redefine (.*)"
-    if what then
-      refuse(what)
-    end
-    error(message, 2)
+  if not pcall(ffi.cdef, text) then
+    declareEach(list)
   end
   declared[key] = true
-  names[false] = nil
-  for name, declaration in pairs(names) do
-    typedefs[name] = declaration
+  for _, declaration in ipairs(list) do
+    declared[declaration] = true
+    local name = typedefName(declaration)
+    if name then
+      typedefs[name] = declaration
+    end
   end
 end
 

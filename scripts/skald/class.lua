@@ -12,7 +12,7 @@ local derive
 local observer
 
 local function isMetamethod(key)
-  return type(key) == "string" and key:sub(1, 2) == "__" and key ~= "__index"
+  return type(key) == "string" and key:sub(1, 2) == "__" and key ~= "__index" and key ~= "__metatable"
 end
 
 -- Metamethods (`__tostring` and the like) written into a class work for its instances.

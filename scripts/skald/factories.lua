@@ -25,7 +25,9 @@ local factories = {}
 local function note(fields)
   local copies = {}
   for key, value in next, fields do
-    copies[key] = { value = value, copy = backup.copy(value) }
+    if key ~= "state" and key ~= "_group" then
+      copies[key] = { value = value, copy = backup.copy(value) }
+    end
   end
   return copies
 end
@@ -458,7 +460,6 @@ end
 
 --- Carries out a plan, and what the entries of the new generation say. Runs no code of anybody.
 ---@param change table
----@param new Generation
 function factories.apply(change)
   for _, pairing in ipairs(change.classes) do
     class.succeed(pairing.old, pairing.new, pairing.heir)

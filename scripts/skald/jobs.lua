@@ -135,7 +135,7 @@ end
 
 local function readFiles(job)
   job.begun = true
-  local change = require("skald.reload").new(job.service)
+  local change = require("skald.reload").new(job.service, { running = true, forced = job.force })
   job.change = change
   if not change:run "snapshot" then
     local text = require("skald.reload").line(change.report.errors[1])
@@ -215,7 +215,7 @@ local function readScript(job)
     return { result = "refused", errors = { { phase = "snapshot", message = message } } }
   end
   job.service = program.add(scripts[1])
-  job.change = require("skald.reload").new(job.service)
+  job.change = require("skald.reload").new(job.service, { running = true })
   if not job.change:run "snapshot" then
     return job.change.report
   end
@@ -275,10 +275,8 @@ end
 
 local function endUnload(job)
   local service = job.service
-  for _, listener in ipairs(job.listeners) do
-    if listener.handle then
-      listener:ended()
-    end
+  for _, listener in ipairs(listenersOf(service)) do
+    listener:close()
   end
   program.dispose(service.generation)
   program.remove(service)
@@ -330,8 +328,7 @@ local function beginUnload(job)
     return { result = "error", service = service.name, errors = { { message = "the service is gone" } } }
   end
   service.leaving = true
-  job.listeners = listenersOf(service)
-  for _, listener in ipairs(job.listeners) do
+  for _, listener in ipairs(listenersOf(service)) do
     listener:silence()
   end
   service.generation.owner:finish()
@@ -364,8 +361,6 @@ local function heldGenerations(service)
       list[#list + 1] = {
         generation = old.number,
         timers = timers.countOf(environment),
-        coroutines = 0,
-        deferreds = 0,
       }
     end
   end

@@ -16,8 +16,8 @@ local function findScript(word)
   if bundled then
     return { file = "services/" .. word .. ".lua", text = bundled }
   end
-  local text, message, missing = loader.readFile(word)
-  if text then
+  local real, message, missing = loader.realPath(word)
+  if real then
     return { file = word, folder = word:match "^(.*)/[^/]*$" or "." }
   end
   if missing then

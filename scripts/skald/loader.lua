@@ -108,8 +108,26 @@ end
 
 -- --- modules ----------------------------------------------------------------------------------
 
+-- What a load runs has to come to its end in it: a module that yields would leave its caller's
+-- coroutine within the load.
+local function unyielding(f)
+  return function(...)
+    local thread = coroutine.create(f)
+    local results = { coroutine.resume(thread, ...) }
+    if coroutine.status(thread) == "suspended" then
+      error("a module cannot yield while it loads", 0)
+    elseif not results[1] then
+      error(results[2], 0)
+    end
+    return unpack(results, 2)
+  end
+end
+
 -- Runs what a load runs: what it starts is the generation's, and so are the classes it makes.
 function Generation:enter(f, ...)
+  if coroutine.running() then
+    f = unyielding(f)
+  end
   local before = class.observe(self.classes)
   local owned = owner.current
   owner.current = self.owner
@@ -500,15 +518,32 @@ function Generation:obtain(endpoint, backlog, preferred)
   return listener, message, code
 end
 
+-- Undoes what `obtain` did for one socket.
+local function giveBack(self, item)
+  local listener = item.listener
+  if item.fresh then
+    listener:close()
+  else
+    listener:adjust(self.claimed[listener], self.claimed[listener].backlog)
+    self.claimed[listener] = nil
+  end
+end
+
+--- While it loads: a socket that it asked for is not wanted after all.
+---@param listener Listener
+function Generation:drop(listener)
+  for i, item in ipairs(self.obtained) do
+    if item.listener == listener then
+      giveBack(self, table.remove(self.obtained, i))
+      return
+    end
+  end
+end
+
 --- Undoes what `obtain` did.
 function Generation:giveBack()
   for _, item in ipairs(self.obtained) do
-    local listener = item.listener
-    if item.fresh then
-      listener:close()
-    else
-      listener:adjust(self.claimed[listener], self.claimed[listener].backlog)
-    end
+    giveBack(self, item)
   end
   for _, port in ipairs(self.ports) do
     if port.listener then

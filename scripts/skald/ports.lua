@@ -301,7 +301,9 @@ function Port:stopListening()
   if not listener or not listener.handle then
     return nil, "not listening", "EBADF"
   end
-  if not self.held then
+  if self.held then
+    self.held:drop(listener)
+  else
     listener:close()
   end
   return true

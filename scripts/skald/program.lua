@@ -134,10 +134,13 @@ end
 
 -- Asked for while a generation loads: bound or adopted now, serving once that is committed.
 local function listenForLoad(generation, definition, endpoint)
+  if generation.entries then
+    error("listening is for the script's load, and for what runs: not for a migrate", 0)
+  end
   local name = definition.name or generation.service.base
   local listener, message, code = generation:obtain(endpoint, endpoint.backlog or definition.backlog)
   local port = listener and ports.new(listener) or {}
-  port.definition, port.endpoint, port.held = definition, endpoint, true
+  port.definition, port.endpoint, port.held = definition, endpoint, generation
   generation.ports[#generation.ports + 1] = port
   if listener then
     return port
@@ -220,7 +223,7 @@ function program.whenRunning(f, ...)
   if generation and generation.loading then
     table.insert(generation.waiting, { f, select("#", ...), ... })
   elseif host.phase ~= "running" then
-    table.insert(host.waiting, { f, select("#", ...), ... })
+    table.insert(host.waiting, { f, select("#", ...), owner = who, ... })
   else
     f(...)
   end
@@ -240,7 +243,10 @@ function program.running()
   end
   host.starting = nil
   for _, call in ipairs(host.waiting) do
-    program.guarded(call[1], unpack(call, 3, 2 + call[2]))
+    local ok, problem = owner.call(call.owner, core.traceback, call[1], unpack(call, 3, 2 + call[2]))
+    if not ok then
+      log.error("%s", problem)
+    end
   end
   host.waiting = nil
   if host.options.watch then

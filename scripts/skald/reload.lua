@@ -31,12 +31,14 @@ Change.__index = Change
 
 --- A change that is yet to be made.
 ---@param service table
+---@param options { running: boolean?, forced: boolean? }? into a host that runs; whatever it takes away
 ---@return Change
-function reload.new(service)
+function reload.new(service, options)
   local former = service.generation
   return setmetatable({
     service = service,
     former = former,
+    options = options or {},
     report = {
       service = service.name,
       from = former and former.number or 0,
@@ -110,6 +112,14 @@ function Change:remember(generation)
   self.service.tried = { texts = texts, misses = generation.misses, report = self.report }
 end
 
+local function guarded(who, f, ...)
+  local ok, problem = owner.call(who, core.traceback, f, ...)
+  if not ok then
+    log.error("%s", problem)
+  end
+  return ok, problem
+end
+
 -- Puts back everything that was prepared.
 function Change:takeBack()
   local generation = self.generation
@@ -122,6 +132,9 @@ function Change:takeBack()
   end
   if forItsOwnSake[self.report.phase] then
     self:remember(generation)
+  end
+  for _, dispose in ipairs(generation.disposers) do
+    guarded(nil, dispose)
   end
   backup.restore(generation.backup)
   generation.loading = false
@@ -325,7 +338,7 @@ end
 
 local function checkDefinitions(change)
   local service, generation = change.service, change.generation
-  local names, problems = {}, {}
+  local problems = {}
   for i, definition in ipairs(change.definitions) do
     local endpoint = i == 1 and service.options.listen or nil
     if endpoint then
@@ -337,11 +350,6 @@ local function checkDefinitions(change)
     for _, problem in ipairs(check.definition(definition, service.file, generation:text(), endpoint)) do
       problems[#problems + 1] = problem
     end
-    local name = definition.name
-    if name and names[name] then
-      problems[#problems + 1] = ("%s:1: two factories are called '%s'"):format(service.file, tostring(name))
-    end
-    names[name or false] = name
   end
   if #problems > 0 then
     refuse(problems)
@@ -383,10 +391,20 @@ local function readEntries(change)
   return entries
 end
 
+local function checkNames(change)
+  local names, file = {}, change.service.file
+  for _, entry in ipairs(change.generation.entries) do
+    if entry.name and names[entry.name] then
+      refuse { ("%s:1: two factories are called '%s'"):format(file, tostring(entry.name)) }
+    end
+    names[entry.name or false] = true
+  end
+end
+
 -- A listen that failed during load, and for which the script found nothing else.
 local function checkPorts(change)
   local generation = change.generation
-  for _, port in ipairs(change.former and generation.ports or {}) do
+  for _, port in ipairs(change.options.running and generation.ports or {}) do
     local served = not port.problem
     for _, other in ipairs(generation.ports) do
       served = served or (other.definition == port.definition and other.listener ~= nil)
@@ -400,8 +418,8 @@ end
 function Change:check()
   local service, generation, former = self.service, self.generation, self.former
   checkDefinitions(self)
-  checkPorts(self)
   generation.entries = readEntries(self)
+  checkNames(self)
   factories.number(generation.entries)
   factories.noteClasses(generation)
   if former then
@@ -411,7 +429,10 @@ function Change:check()
     end
   end
   generation:lookOver()
-  if #generation.entries == 0 and #generation.waiting == 0 then
+  if former and #generation.entries == 0 and #former.entries > 0 and not self.options.forced then
+    refuse { ("%s:1: returned no definition and listens on nothing, which would end all that is served "
+      .. "(unload the service, or --force)"):format(service.file) }
+  elseif #generation.entries == 0 and #generation.waiting == 0 then
     generation:warn(("%s: returned no definition and listens on nothing"):format(service.file))
   end
 end
@@ -499,6 +520,7 @@ function Change:prepare()
   if C.skald_is_stopping(pointer) then
     refuse { plain "the host stops" }
   end
+  checkPorts(self)
   bindAll(self)
   makeGroups(self)
   if former then
@@ -533,6 +555,9 @@ function Change:commit()
   for name, value in pairs(generation.fresh) do
     service.kept[name] = value
   end
+  for _, port in ipairs(generation.ports) do
+    port.held = nil
+  end
   service.generation = generation
   generation.loading = false
   jit.flush()
@@ -541,14 +566,6 @@ end
 
 -- --- retire -----------------------------------------------------------------------------------
 
-local function guarded(who, f, ...)
-  local ok, problem = owner.call(who, core.traceback, f, ...)
-  if not ok then
-    log.error("%s", problem)
-  end
-  return ok, problem
-end
-
 -- New listeners start their factories; factories that lost one stop where it was the last. Starts
 -- come first: a factory that stays is never down in between.
 local function startListeners(change)
@@ -556,7 +573,7 @@ local function startListeners(change)
   for _, entry in ipairs(change.generation.entries) do
     for _, endpoint in ipairs(entry.endpoints) do
       local listener = endpoint.listener
-      if listener.started ~= listener.factory then
+      if listener.handle and listener.started ~= listener.factory then
         left[#left + 1] = listener.started
         local ok, problem = listener:start()
         if not ok then
@@ -629,7 +646,8 @@ local function tellFactories(change)
     local factory = entry.factory
     if entry.predecessor then
       change.report.instances = change.report.instances + factory:connectionCount()
-      if entry.protocol and entry.protocol.reloaded then
+      local own = factory.buildProtocol ~= protocol.Factory.buildProtocol
+      if own or entry.protocol and entry.protocol.reloaded then
         C.skald_group_news(pointer, factory._group.handle)
       end
       if factory.reloaded then
@@ -672,6 +690,9 @@ function Change:retire()
     self:retireFormer()
   else
     startListeners(self)
+    if self.failed then
+      return -- a load that is taken back
+    end
     self:accept()
   end
   self:announce()

@@ -120,8 +120,9 @@ end
 function show.refused(report)
   if report.service then
     local first = report.errors[1]
-    complain("%s: refused (%s)%s; generation %d serves on", report.service, first and first.phase or "?",
-      report.again and " before, and unchanged since" or "", report.generation)
+    complain("%s: refused (%s)%s%s", report.service, first and first.phase or "?",
+      report.again and " before, and unchanged since" or "",
+      report.from > 0 and ("; generation %d serves on"):format(report.generation) or "")
   end
   sayErrors(report)
 end
@@ -153,8 +154,7 @@ function show.ok(report)
       end
     end
     for _, old in ipairs(service.oldGenerations) do
-      say("  generation %d is still held: %d timers, %d coroutines, %d Deferreds of the host", old.generation,
-        old.timers, old.coroutines, old.deferreds)
+      say("  generation %d is still held: %d timers of the host", old.generation, old.timers)
     end
   end
 end

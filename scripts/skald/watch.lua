@@ -5,6 +5,7 @@
 local core = require "skald.core"
 local loader = require "skald.loader"
 local log = require "skald.log"
+local owner = require "skald.owner"
 local program = require "skald.program"
 local timers = require "skald.timers"
 
@@ -98,6 +99,15 @@ end
 
 local disturb
 
+-- Later, on behalf of nobody: whose code happens to run here is not to end it.
+local function later(seconds, f)
+  local before = owner.current
+  owner.current = nil
+  local ok, call = pcall(timers.later, seconds, f)
+  owner.current = before
+  return ok and call
+end
+
 -- What came under watch only now may have changed since it was read; each text of it is tried once.
 local function catchUp(service, known)
   local generation, tried = service.generation, service.tried
@@ -132,6 +142,15 @@ local function catchUp(service, known)
   service.seen = seen
 end
 
+-- Nobody would tell when they are done.
+local function forgetWriters(folder)
+  for path in pairs(writing) do
+    if split(path) == folder then
+      writing[path] = nil
+    end
+  end
+end
+
 local function followAll()
   local wanted, known = {}, files
   files = {}
@@ -146,6 +165,7 @@ local function followAll()
     if not wanted[folder] then
       C.skald_watch_remove(pointer, number)
       folders[folder], paths[number] = nil, nil
+      forgetWriters(folder)
     end
   end
   for _, service in ipairs(program.host.services) do
@@ -158,7 +178,7 @@ end
 --- The files of a service may be others now.
 function watch.follow()
   if active then
-    if not pcall(timers.later, 0, followAll) then
+    if not later(0, followAll) then
       followAll() -- there are too many timers
     end
   end
@@ -209,13 +229,13 @@ function disturb(service)
   if quiet then
     quiet:reset(QUIET)
   else
-    quiet = timers.later(QUIET, reloadDirty)
+    quiet = later(QUIET, reloadDirty)
   end
 end
 
 -- A new file that is empty is about to be written; a link or a folder is complete.
 local function isComplete(path)
-  return loader.readFile(path) ~= ""
+  return not C.skald_is_regular(path) or loader.readFile(path) ~= ""
 end
 
 -- Whose file it is, or who would have loaded half of it.

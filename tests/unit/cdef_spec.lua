@@ -24,6 +24,12 @@ describe("ffi.cdef of a script that is loaded again", function()
     assert.is_false(pcall(cdef.declare, "typedef int skald_cdef_d[4];"))
   end)
 
+  it("takes a block that got one declaration more", function()
+    cdef.declare "struct skald_cdef_h { int x; };"
+    cdef.declare "struct skald_cdef_h { int x; }; struct skald_cdef_i { struct skald_cdef_h a, b; };"
+    assert.equal(8, ffi.sizeof "struct skald_cdef_i")
+  end)
+
   it("refuses a pointer to a function that changed", function()
     cdef.declare "typedef int (*skald_cdef_e)(int);"
     assert.is_false(pcall(cdef.declare, "typedef int (*skald_cdef_e)(int, int);"))
