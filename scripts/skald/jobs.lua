@@ -351,9 +351,10 @@ end
 
 -- --- status -----------------------------------------------------------------------------------
 
--- Generations that a finished collection did not free, and what of the host holds them.
+-- Generations that a finished collection did not free, and what of the host holds them. Where that is
+-- nothing it may be a trace, made as the last of the old code ran: that will not hold it for longer.
 local function heldGenerations(service)
-  local list = {}
+  local list, traced = {}, false
   local now = C.skald_collections(pointer)
   for _, old in ipairs(service.old) do
     local environment = old.ref[1]
@@ -362,7 +363,14 @@ local function heldGenerations(service)
         generation = old.number,
         timers = timers.countOf(environment),
       }
+      if list[#list].timers == 0 and not old.flushed then
+        old.flushed, traced = true, true
+      end
     end
+  end
+  if traced then
+    jit.flush()
+    C.skald_collect(pointer)
   end
   return list
 end
