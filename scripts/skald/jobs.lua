@@ -27,7 +27,7 @@ end
 
 local function tellAll(job, report)
   for _, done in ipairs(job.done) do
-    program.guarded(done, report)
+    program.guarded(nil, done, report)
   end
 end
 

@@ -197,7 +197,8 @@ function Generation:describe(problem)
   return textOf(problem)
 end
 
-local function runModule(self, source, name)
+-- What was compiled of a source, or is now; it runs once.
+local function chunkOf(self, source)
   local chunk, message = source.chunk, nil
   if not chunk then
     chunk, message = self:compile(source)
@@ -206,6 +207,11 @@ local function runModule(self, source, name)
     error(message, 0)
   end
   source.chunk = nil
+  return chunk
+end
+
+local function runModule(self, source, name)
+  local chunk = chunkOf(self, source)
   -- the value is true where it is required in a circle
   local module = { path = source.path, name = name, value = true, late = not self.loading }
   self.modules[source.real] = module
@@ -425,15 +431,7 @@ end
 --- Runs the script; what it returns. Raises what it raises.
 function Generation:load()
   local source = self.sources[self.service.file]
-  local chunk, message = source.chunk, nil
-  if not chunk then
-    chunk, message = self:compile(source)
-  end
-  if not chunk then
-    error(message, 0)
-  end
-  source.chunk = nil
-  return self:enter(chunk, self.options)
+  return self:enter(chunkOf(self, source), self.options)
 end
 
 --- Loads what the former generation came to require as it ran: its objects want new classes too.

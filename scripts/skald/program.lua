@@ -25,9 +25,11 @@ function program.complain(format, ...)
   io.stderr:write(format:format(...), "\n")
 end
 
---- Calls `f(...)`; what it raises is logged.
-function program.guarded(f, ...)
-  local ok, problem = xpcall(f, core.traceback, ...)
+--- Calls `f(...)`; what it starts belongs to `who`, what it raises is logged.
+---@param who Owner?
+---@param f function
+function program.guarded(who, f, ...)
+  local ok, problem = owner.call(who, core.traceback, f, ...)
   if not ok then
     log.error("%s", problem)
   end
@@ -243,10 +245,7 @@ function program.running()
   end
   host.starting = nil
   for _, call in ipairs(host.waiting) do
-    local ok, problem = owner.call(call.owner, core.traceback, call[1], unpack(call, 3, 2 + call[2]))
-    if not ok then
-      log.error("%s", problem)
-    end
+    program.guarded(call.owner, call[1], unpack(call, 3, 2 + call[2]))
   end
   host.waiting = nil
   if host.options.watch then
@@ -258,7 +257,7 @@ end
 ---@param generation Generation
 function program.dispose(generation)
   for _, dispose in ipairs(generation.disposers) do
-    program.guarded(dispose)
+    program.guarded(nil, dispose)
   end
 end
 

@@ -12,6 +12,7 @@ local loader = require "skald.loader"
 local log = require "skald.log"
 local owner = require "skald.owner"
 local ports = require "skald.ports"
+local program = require "skald.program"
 local protocol = require "skald.protocol"
 local timers = require "skald.timers"
 
@@ -112,14 +113,6 @@ function Change:remember(generation)
   self.service.tried = { texts = texts, misses = generation.misses, report = self.report }
 end
 
-local function guarded(who, f, ...)
-  local ok, problem = owner.call(who, core.traceback, f, ...)
-  if not ok then
-    log.error("%s", problem)
-  end
-  return ok, problem
-end
-
 -- Puts back everything that was prepared.
 function Change:takeBack()
   local generation = self.generation
@@ -133,9 +126,7 @@ function Change:takeBack()
   if forItsOwnSake[self.report.phase] then
     self:remember(generation)
   end
-  for _, dispose in ipairs(generation.disposers) do
-    guarded(nil, dispose)
-  end
+  program.dispose(generation)
   backup.restore(generation.backup)
   generation.loading = false
   generation.owner:finish()
@@ -614,7 +605,7 @@ function Change:callWaiting()
   local waiting = generation.waiting
   generation.waiting = {}
   for _, call in ipairs(waiting) do
-    guarded(generation.owner, call[1], unpack(call, 3, 2 + call[2]))
+    program.guarded(generation.owner, call[1], unpack(call, 3, 2 + call[2]))
   end
 end
 
@@ -651,7 +642,7 @@ local function tellFactories(change)
         C.skald_group_news(pointer, factory._group.handle)
       end
       if factory.reloaded then
-        guarded(change.generation.owner, factory.reloaded, factory, from, to)
+        program.guarded(change.generation.owner, factory.reloaded, factory, from, to)
       end
     end
   end
@@ -677,9 +668,7 @@ function Change:retireFormer()
   startListeners(self)
   self:accept()
   finishListeners(self)
-  for _, dispose in ipairs(former.disposers) do
-    guarded(nil, dispose)
-  end
+  program.dispose(former)
   tellFactories(self)
   report.timers.left = timers.countOf(former.environment)
   noteOld(service, former)
