@@ -6,6 +6,7 @@ local log = require "skald.log"
 local ports = require "skald.ports"
 local program = require "skald.program"
 local protocol = require "skald.protocol"
+local roster = require "skald.roster"
 
 local C, pointer = core.C, core.pointer
 local control = {}
@@ -278,7 +279,7 @@ local function bind(path, folder)
     end
   end
   local server = Server:new()
-  local group, message = ports.groupOf(server)
+  local group, message = roster.groupOf(server)
   if not group then
     return nil, message
   end

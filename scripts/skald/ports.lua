@@ -1,11 +1,8 @@
--- Listening sockets, the factories that they serve, and the ports that scripts hold of them.
+-- Listening sockets, and the ports that scripts hold of them.
 
-local class = require "skald.class"
 local core = require "skald.core"
 local dispatch = require "skald.dispatch"
-local log = require "skald.log"
-local owner = require "skald.owner"
-local protocol = require "skald.protocol"
+local roster = require "skald.roster"
 
 local ffi = require "ffi"
 local C, pointer = core.C, core.pointer
@@ -14,71 +11,6 @@ local ports = {}
 
 local BACKLOG = 4096 -- the kernel takes the smaller of this and its own bound
 local MODE = 438 -- 0666
-
--- How many listeners of a factory are up, and who owns what its startFactory started.
-local up = setmetatable({}, { __mode = "k" })
-local owners = setmetatable({}, { __mode = "k" })
-
--- --- factories --------------------------------------------------------------------------------
-
---- Has a bound of a factory take effect, where it is not in effect already.
----@param factory Factory
-function ports.applyBounds(factory)
-  local group = factory._group
-  for _, name in ipairs(protocol.bounds) do
-    local value = factory[name] or protocol.defaults[name]
-    if group.applied[name] ~= value then
-      group:setBound(name, value)
-    end
-  end
-end
-
---- The group of a factory's connections.
----@param factory Factory
----@return Group? group nil, message when there are too many
----@return string? message
-function ports.groupOf(factory)
-  local group = rawget(factory, "_group")
-  if not group then
-    group = dispatch.Group:new()
-    if not group:isOpen() then
-      return nil, "too many factories"
-    end
-    rawset(factory, "_group", group)
-    ports.applyBounds(factory)
-  end
-  return group
-end
-
---- The living factory behind what running code gave: an instance, a class, or a plain definition.
----@param definition table
----@return Factory
-function ports.factoryOf(definition)
-  local alias = getmetatable(definition)
-  if type(alias) == "table" and rawget(alias, "livingFactory") then
-    return alias.livingFactory
-  end
-  if class.of(definition) then
-    return definition
-  end
-  if not class.is(definition) then
-    class.adopt(definition, protocol.Factory)
-  end
-  return definition:new()
-end
-
---- What is wrong with the bounds of a definition, or nil.
----@param definition table
----@return string?
-function ports.problem(definition)
-  for _, name in ipairs(protocol.bounds) do
-    local problem = definition[name] ~= nil and protocol.boundProblem(name, definition[name])
-    if problem then
-      return problem
-    end
-  end
-  return nil
-end
 
 -- --- listeners --------------------------------------------------------------------------------
 
@@ -185,48 +117,13 @@ function Listener:serve(factory, name)
   end
 end
 
--- Ends what a factory that has stopped had started.
-local function finish(factory)
-  local who = owners[factory]
-  owners[factory] = nil
-  if who then
-    who:finish()
-    for listener in pairs(who.listeners) do
-      listener:close()
-    end
-  end
-end
-
 --- Counts it for its factory, which starts where it is the first; the results of startFactory's
 --- xpcall.
 ---@return boolean ok
 ---@return string? problem
 function Listener:start()
-  local factory = self.factory
-  self.started = factory
-  up[factory] = (up[factory] or 0) + 1
-  if up[factory] > 1 or not factory.startFactory then
-    return true
-  end
-  owners[factory] = owner.new()
-  return owner.call(owners[factory], core.traceback, factory.startFactory, factory)
-end
-
---- Counts it no more for the factory that it started; that stops where it was the last.
----@param factory Factory
-function ports.stop(factory)
-  up[factory] = up[factory] - 1
-  if up[factory] > 0 then
-    return
-  end
-  up[factory] = nil
-  if factory.stopFactory then
-    local ok, problem = xpcall(factory.stopFactory, core.traceback, factory)
-    if not ok then
-      log.error("%s", problem)
-    end
-  end
-  finish(factory)
+  self.started = self.factory
+  return roster.raise(self.factory)
 end
 
 --- The line for standard output.
@@ -249,7 +146,7 @@ function Listener:ended()
     self.owner.listeners[self] = nil
   end
   if factory then
-    ports.stop(factory)
+    roster.lower(factory)
   end
 end
 

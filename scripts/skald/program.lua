@@ -5,6 +5,7 @@ local dispatch = require "skald.dispatch"
 local log = require "skald.log"
 local owner = require "skald.owner"
 local ports = require "skald.ports"
+local roster = require "skald.roster"
 
 local C, pointer = core.C, core.pointer
 local program = {}
@@ -155,9 +156,9 @@ local function listenForLoad(generation, definition, endpoint)
 end
 
 local function listenNow(generation, definition, endpoint)
-  local factory = ports.factoryOf(definition)
+  local factory = roster.factoryOf(definition)
   local name = factory.name or generation and generation.service.base or "?"
-  local group, message, code = ports.groupOf(factory)
+  local group, message, code = roster.groupOf(factory)
   local listener
   if group then
     listener, message, code = ports.bind(group, endpoint, endpoint.backlog or factory.backlog)

@@ -3,9 +3,9 @@
 
 local class = require "skald.class"
 local core = require "skald.core"
-local ports = require "skald.ports"
 local program = require "skald.program"
 local protocol = require "skald.protocol"
+local roster = require "skald.roster"
 local timers = require "skald.timers"
 
 local C, pointer = core.C, core.pointer
@@ -52,7 +52,7 @@ local function factoryArgument(name, factory)
   if class.is(factory) and not class.derives(factory, protocol.Factory) then
     error(("%s takes a factory, not a protocol"):format(name), 3)
   end
-  local problem = ports.problem(factory)
+  local problem = roster.problem(factory)
   if problem then
     error(("%s: %s"):format(name, problem), 3)
   end

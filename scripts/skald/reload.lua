@@ -14,6 +14,7 @@ local owner = require "skald.owner"
 local ports = require "skald.ports"
 local program = require "skald.program"
 local protocol = require "skald.protocol"
+local roster = require "skald.roster"
 local timers = require "skald.timers"
 
 jit.off(true, true) -- runs once in a while: nothing of it is worth a trace
@@ -498,7 +499,7 @@ end
 local function makeGroups(change)
   for _, entry in ipairs(change.generation.entries) do
     if not entry.predecessor then
-      local group, message = ports.groupOf(entry.factory)
+      local group, message = roster.groupOf(entry.factory)
       if not group then
         refuse { plain("%s", message) }
       end
@@ -537,7 +538,7 @@ function Change:commit()
   for _, entry in ipairs(generation.entries) do
     factories.enliven(entry)
     service.factories[entry.factory] = true
-    ports.applyBounds(entry.factory)
+    roster.applyBounds(entry.factory)
     for _, endpoint in ipairs(entry.endpoints) do
       endpoint.listener.key = endpoint.key
       endpoint.listener:serve(entry.factory, entry.name or service.base)
@@ -575,7 +576,7 @@ local function startListeners(change)
     end
   end
   for _, factory in ipairs(left) do
-    ports.stop(factory)
+    roster.lower(factory)
   end
 end
 

@@ -1,0 +1,119 @@
+-- The living factories: their groups, their bounds, and how much of each is up: the first listener or
+-- connector starts a factory, the last one stops it.
+
+local class = require "skald.class"
+local core = require "skald.core"
+local dispatch = require "skald.dispatch"
+local log = require "skald.log"
+local owner = require "skald.owner"
+local protocol = require "skald.protocol"
+
+local roster = {}
+
+-- How many listeners and connectors of a factory are up, and who owns what its startFactory started.
+local up = setmetatable({}, { __mode = "k" })
+local owners = setmetatable({}, { __mode = "k" })
+
+--- Has a bound of a factory take effect, where it is not in effect already.
+---@param factory Factory
+function roster.applyBounds(factory)
+  local group = factory._group
+  for _, name in ipairs(protocol.bounds) do
+    local value = factory[name] or protocol.defaults[name]
+    if group.applied[name] ~= value then
+      group:setBound(name, value)
+    end
+  end
+end
+
+--- The group of a factory's connections.
+---@param factory Factory
+---@return Group? group nil, message when there are too many
+---@return string? message
+function roster.groupOf(factory)
+  local group = rawget(factory, "_group")
+  if not group then
+    group = dispatch.Group:new()
+    if not group:isOpen() then
+      return nil, "too many factories"
+    end
+    rawset(factory, "_group", group)
+    roster.applyBounds(factory)
+  end
+  return group
+end
+
+--- The living factory behind what running code gave: an instance, a class, or a plain definition.
+---@param definition table
+---@return Factory
+function roster.factoryOf(definition)
+  local alias = getmetatable(definition)
+  if type(alias) == "table" and rawget(alias, "livingFactory") then
+    return alias.livingFactory
+  end
+  if class.of(definition) then
+    return definition
+  end
+  if not class.is(definition) then
+    class.adopt(definition, protocol.Factory)
+  end
+  return definition:new()
+end
+
+--- What is wrong with the bounds of a definition, or nil.
+---@param definition table
+---@return string?
+function roster.problem(definition)
+  for _, name in ipairs(protocol.bounds) do
+    local problem = definition[name] ~= nil and protocol.boundProblem(name, definition[name])
+    if problem then
+      return problem
+    end
+  end
+  return nil
+end
+
+-- Ends what a factory that has stopped had started.
+local function finish(factory)
+  local who = owners[factory]
+  owners[factory] = nil
+  if who then
+    who:finish()
+    for listener in pairs(who.listeners) do
+      listener:close()
+    end
+  end
+end
+
+--- One more of a factory is up: it starts where that is the first; the results of startFactory's
+--- xpcall.
+---@param factory Factory
+---@return boolean ok
+---@return string? problem
+function roster.raise(factory)
+  up[factory] = (up[factory] or 0) + 1
+  if up[factory] > 1 or not factory.startFactory then
+    return true
+  end
+  owners[factory] = owner.new()
+  return owner.call(owners[factory], core.traceback, factory.startFactory, factory)
+end
+
+--- One of a factory is down: it stops where that was the last.
+---@param factory Factory
+function roster.lower(factory)
+  up[factory] = up[factory] - 1
+  if up[factory] > 0 then
+    return
+  end
+  up[factory] = nil
+  if factory.stopFactory then
+    local ok, problem = owner.call(nil, core.traceback, factory.stopFactory, factory)
+    if not ok then
+      log.error("%s", problem)
+    end
+  end
+  finish(factory)
+end
+
+return roster
