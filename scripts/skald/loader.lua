@@ -8,6 +8,7 @@ local core = require "skald.core"
 local dispatch = require "skald.dispatch"
 local owner = require "skald.owner"
 local ports = require "skald.ports"
+local trace = require "skald.trace"
 
 local ffi = require "ffi"
 local C = core.C
@@ -142,35 +143,6 @@ function Generation:enter(f, ...)
   return leave(xpcall(f, self.noteFailure, ...))
 end
 
-local MOST_FRAMES = 40
-
-local function frame(info)
-  local place = info.what == "C" and "[C]:" or ("%s:%d:"):format(info.short_src, info.currentline)
-  if info.what == "main" then
-    return ("\n\t%s in main chunk"):format(place)
-  elseif info.name then
-    return ("\n\t%s in function '%s'"):format(place, info.name)
-  end
-  return ("\n\t%s in function <%s:%d>"):format(place, info.short_src, info.linedefined)
-end
-
-local passing = { [pcall] = true, [xpcall] = true }
-
--- A traceback of the script's own lines: those of the library between them help nobody, and many
--- modules deep, debug.traceback would leave out the middle.
-local function tracebackOf(level)
-  local lines = { "\nstack traceback:" }
-  local info = debug.getinfo(level, "Slnf")
-  while info and #lines < MOST_FRAMES do
-    if info.source:sub(1, 7) ~= "@skald/" and not passing[info.func] then
-      lines[#lines + 1] = frame(info)
-    end
-    level = level + 1
-    info = debug.getinfo(level, "Slnf")
-  end
-  return table.concat(lines)
-end
-
 local function textOf(problem)
   local ok, text = pcall(tostring, problem)
   return ok and text or "(an error that has no text)"
@@ -181,7 +153,7 @@ end
 local function failureNoter(self)
   return function(problem)
     if not self.failure or not rawequal(self.failure.problem, problem) then
-      self.failure = { problem = problem, text = textOf(problem) .. tracebackOf(3) }
+      self.failure = { problem = problem, text = textOf(problem) .. trace.here(1) }
     end
     return problem
   end

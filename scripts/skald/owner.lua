@@ -1,16 +1,19 @@
 -- Who owns what is started: a generation what its load starts, a factory what its startFactory
--- starts, nobody what a connection's callbacks start. What a timer starts belongs to the owner of
--- that timer. Pure.
+-- starts, a connector what its callbacks start, nobody what a connection's callbacks start. What a
+-- timer, a Deferred's callback or a coroutine starts belongs to the owner of what started that. Pure.
 
 local owner = {
   current = nil, -- the owner of what is started now
+  task = nil, -- the coroutine of `async` that is running (skald.async)
 }
 
 ---@class Owner
 ---@field calls table<DelayedCall, true> pending timers
+---@field things table<table, true> coroutines, loops, connectors: each has a `finish`
 ---@field listeners table<table, true>
----@field held DelayedCall[]? while its timers are only noted
+---@field held table[]? while what it starts is only noted
 ---@field generation table? whose load it stands for
+---@field idle fun()? called when its last pending timer or thing is gone
 local Owner = {}
 Owner.__index = Owner
 
@@ -18,11 +21,11 @@ Owner.__index = Owner
 ---@param generation table?
 ---@return Owner
 function owner.new(generation)
-  return setmetatable({ calls = {}, listeners = {}, generation = generation }, Owner)
+  return setmetatable({ calls = {}, things = {}, listeners = {}, generation = generation }, Owner)
 end
 
-local function restore(before, ...)
-  owner.current = before
+local function restore(before, task, ...)
+  owner.current, owner.task = before, task
   return ...
 end
 
@@ -32,31 +35,60 @@ end
 ---@param f function
 ---@return boolean ok
 function owner.call(who, handler, f, ...)
-  local before = owner.current
-  owner.current = who
-  return restore(before, xpcall(f, handler, ...))
+  local before, task = owner.current, owner.task
+  owner.current, owner.task = who, nil
+  return restore(before, task, xpcall(f, handler, ...))
+end
+
+--- Owns a thing from now on: its `finish` is called at the owner's end.
+---@param thing table
+function Owner:add(thing)
+  self.things[thing] = true
+end
+
+--- Owns it no more.
+---@param thing table
+function Owner:remove(thing)
+  self.things[thing] = nil
+  if self.idle and not self:isBusy() then
+    self.idle()
+  end
+end
+
+--- Whether something that it started is still to come.
+---@return boolean
+function Owner:isBusy()
+  return next(self.calls) ~= nil or next(self.things) ~= nil
+end
+
+local function keys(set)
+  local list = {}
+  for key in pairs(set) do
+    list[#list + 1] = key
+  end
+  return list
 end
 
 --- Ends what it started, and what it will start from now on is nobody's.
 ---@return integer count of timers that were pending
 function Owner:finish()
   self.ended = true
-  local count = 0
-  for _, pending in ipairs(self:pending()) do
-    pending:cancel()
-    count = count + 1
+  self.idle = nil
+  for _, thing in ipairs(keys(self.things)) do
+    thing:finish()
   end
-  return count
+  self.things = {}
+  local pending = self:pending()
+  for _, call in ipairs(pending) do
+    call:cancel()
+  end
+  return #pending
 end
 
 --- Its pending timers, as a list.
 ---@return DelayedCall[]
 function Owner:pending()
-  local list = {}
-  for call in pairs(self.calls) do
-    list[#list + 1] = call
-  end
-  return list
+  return keys(self.calls)
 end
 
 return owner

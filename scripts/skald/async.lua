@@ -1,0 +1,219 @@
+-- async and await: functions that wait for Deferreds without a callback. Each call of one is a
+-- coroutine, whose Deferred fires with what it gives or raises. Pure.
+
+local deferred = require "skald.deferred"
+local failure = require "skald.failure"
+local owner = require "skald.owner"
+local trace = require "skald.trace"
+
+local isDeferred, isFailure = deferred.is, failure.is
+local create, resume, yield = coroutine.create, coroutine.resume, coroutine.yield
+local status, current = coroutine.status, coroutine.running
+local async = {}
+
+-- Coroutines within each other's calls lie on the C stack: so many at a time, then one waits until
+-- those are out of the way.
+local MOST_NESTED = 100
+local nested = 0
+local waiting, first, last = {}, 1, 0
+
+local MOST_PLACES = 40 -- awaits that a traceback names
+
+---@class Task
+---@field thread thread
+---@field deferred Deferred? fires with what the function gives
+---@field ended fun(task: Task, ok: boolean, result: any)? is called instead
+---@field awaits Deferred? what it waits for
+---@field owner Owner?
+local Task = {}
+Task.__index = Task
+
+-- The function has come to its end.
+local function conclude(task, ok, result)
+  task.done = true
+  if task.owner then
+    task.owner:remove(task)
+  end
+  if task.ended then
+    task:ended(ok, result)
+  else
+    task.deferred:resolve(result)
+  end
+end
+
+local function forget(task)
+  if task.deferred then
+    task.deferred.handled = true
+  end
+  conclude(task, false, failure.own("CancelledError", "what it belonged to has ended"))
+end
+
+-- What a thread runs: a traceback is to be had only where something is raised.
+local function body(f, ...)
+  return xpcall(f, failure.handler, ...)
+end
+
+local function step(task, ...)
+  local who, before = owner.current, owner.task
+  owner.current, owner.task = task.owner, task
+  nested = nested + 1
+  local _, ok, result = resume(task.thread, ...)
+  owner.current, owner.task = who, before
+  if status(task.thread) == "dead" then
+    conclude(task, ok, result)
+  elseif task.over then
+    forget(task)
+  end
+  nested = nested - 1
+end
+
+local function drain()
+  while first <= last do
+    local entry = waiting[first]
+    waiting[first] = nil
+    first = first + 1
+    if first > last then
+      first, last = 1, 0
+    end
+    step(entry.task, unpack(entry, 1, entry.n))
+  end
+end
+
+--- Runs a task until it waits again, or ends.
+function Task:go(...)
+  if nested >= MOST_NESTED then
+    last = last + 1
+    waiting[last] = { task = self, n = select("#", ...), ... }
+    return
+  end
+  step(self, ...)
+  if nested == 0 and first <= last then
+    drain()
+  end
+end
+
+--- What it waits for is there.
+---@param ok boolean
+---@param result any
+function Task:proceed(ok, result)
+  self.awaits = nil
+  if not self.done then
+    self:go(ok, result)
+  end
+end
+
+--- Cancels what it waits for: the CancelledError is raised there.
+function Task:cancel()
+  local awaits = self.awaits
+  if awaits then
+    awaits:cancel()
+  elseif not self.done then
+    self.cancelled = true -- at its next await
+  end
+end
+
+--- What it belongs to has ended, and it ends with it: CancelledError is raised where it waits, and
+--- where it waits after that, it is left.
+function Task:finish()
+  self.over = true
+  self.owner = nil
+  self:cancel()
+  if not self.done and status(self.thread) == "suspended" then
+    forget(self)
+  end
+end
+
+--- A task, yet to be started with `task:go(f, ...)`.
+---@param ended fun(task: Task, ok: boolean, result: any)? is told instead of a Deferred
+---@return Task
+function async.task(ended)
+  local who = owner.current
+  local task = setmetatable({ thread = create(body), awaits = nil, owner = who, ended = ended, done = false }, Task)
+  if who and who.ended then
+    task.owner = nil
+  elseif who then
+    who:add(task)
+  end
+  if not ended then
+    task.deferred = deferred.Deferred:new()
+    task.deferred.task = task
+  end
+  return task
+end
+
+--- A function like `f` that may `await`: it gives a Deferred of what `f` gives. It runs at once, up to
+--- the first await of what has not fired.
+---@param f function
+---@return fun(...): Deferred
+function async.async(f)
+  if type(f) ~= "function" then
+    error(("async takes a function, not a %s"):format(type(f)), 2)
+  end
+  return function(...)
+    local task = async.task()
+    task:go(f, ...)
+    return task.deferred
+  end
+end
+
+-- Raises a failure where it is awaited, and has its traceback say so.
+local function raise(problem)
+  local place = trace.place(2)
+  local places = problem.places or 0
+  if place and places < MOST_PLACES then
+    problem.places = places + 1
+    problem.traceback = ("%s\n\tawaited at %s"):format(problem.traceback, place)
+  end
+  error(problem, 0)
+end
+
+local function isReady(d)
+  return d.called and d.paused == 0 and not d.running
+end
+
+--- The running task, which may wait.
+---@param level integer of the caller to blame
+---@return Task
+function async.running(level)
+  local task = owner.task
+  if not task then
+    error("await works within a function made by async", level + 1)
+  elseif current() ~= task.thread then
+    error("await works in the function made by async itself, not in a coroutine of its own", level + 1)
+  end
+  return task
+end
+
+--- Waits until the running task is resumed; gives what it is resumed with.
+async.wait = yield
+
+--- The value of a Deferred, when it has one; its failure is raised. Another value is given back.
+---@param d any
+---@return any
+function async.await(d)
+  local task = async.running(2)
+  if not isDeferred(d) then
+    return d
+  end
+  local ok, result
+  if task.cancelled then
+    task.cancelled = nil
+    ok, result = false, failure.own("CancelledError", "the call was cancelled")
+  elseif isReady(d) then
+    result = d.result
+    ok = not isFailure(result)
+    if not ok then
+      d:awaitedBy { proceed = function() end }
+    end
+  else
+    task.awaits = d
+    d:awaitedBy(task)
+    ok, result = yield()
+  end
+  if ok then
+    return result
+  end
+  return raise(result)
+end
+
+return async

@@ -1,0 +1,27 @@
+-- skald.defer: Deferreds, what is made of several, and the functions that wait for them. Pure.
+
+local async = require "skald.async"
+local deferred = require "skald.deferred"
+local failure = require "skald.failure"
+local gather = require "skald.gather"
+local locks = require "skald.locks"
+
+return {
+  Deferred = deferred.Deferred,
+  isDeferred = deferred.is,
+  succeed = deferred.succeed,
+  fail = deferred.fail,
+  maybeDeferred = deferred.maybeDeferred,
+  unhandled = deferred.unhandled,
+  attach = deferred.attach,
+  failure = failure.new,
+  isFailure = failure.is,
+  DeferredList = gather.DeferredList,
+  gatherResults = gather.gatherResults,
+  race = gather.race,
+  DeferredLock = locks.DeferredLock,
+  DeferredSemaphore = locks.DeferredSemaphore,
+  DeferredQueue = locks.DeferredQueue,
+  async = async.async,
+  await = async.await,
+}
