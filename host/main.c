@@ -31,6 +31,7 @@ static const char help[] =
     "\n"
     "options of run:\n"
     "  --watch            reload a service when one of its files changes\n"
+    "  --debug            a failure that nobody handled also says where its Deferred was made\n"
     "  --log-level LEVEL  debug, info (default), warning or error; logs go to stderr\n"
     "  --grace SECONDS    how long a stop waits for output to be taken (default 10)\n"
     "  --jit off|OPTIONS  LuaJIT's compiler: off, or options as luajit -O takes them\n"

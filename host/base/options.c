@@ -72,6 +72,13 @@ static bool set_force(const struct parse *parse, const char *value)
     return true;
 }
 
+static bool set_debug(const struct parse *parse, const char *value)
+{
+    (void)value;
+    parse->options->debug = true;
+    return true;
+}
+
 static bool set_json(const struct parse *parse, const char *value)
 {
     (void)value;
@@ -91,6 +98,7 @@ static const struct {
     {"--jit", set_jit, true, NULL},
     {"--control", set_control, true, " run reload load unload status stop "},
     {"--watch", set_watch, false, " run "},
+    {"--debug", set_debug, false, " run check "},
     {"--force", set_force, false, " reload "},
     {"--json", set_json, false, " reload load unload status stop "},
 };

@@ -13,6 +13,7 @@ struct options {
     double grace;        /* seconds */
     const char *control; /* the path of the control socket, or NULL: the usual one */
     bool watch;          /* reload when a file changes */
+    bool debug;          /* note where Deferreds are made */
     bool force;          /* reload what has not changed, too */
     bool json;           /* answers as JSON */
     char **words;        /* borrows from argv: scripts and their key=value words */

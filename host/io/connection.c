@@ -79,7 +79,8 @@ void connection_drop(struct connection *connection)
     if (connection->flags & C_RESET)
         set_reset(connection->fd);
     uv_close((uv_handle_t *)&connection->poll, on_closed);
-    close(connection->fd);
+    if (connection->fd >= 0)
+        close(connection->fd);
     connection->fd = -1;
     listeners_retry(loop);
 }
@@ -161,6 +162,10 @@ void connection_settle(struct connection *connection)
 {
     if (connection->flags & C_LOST)
         return;
+    if (connection->flags & C_CONNECTING) {
+        dial_settle(connection);
+        return;
+    }
     int error =
         connection->flags & (C_DROPPING | C_RESET | C_BROKEN) ? 0 : output_flush(connection);
     if (error < 0)

@@ -91,7 +91,7 @@ void group_leave(struct group *group, struct connection *connection)
 {
     if (connection->flags & C_REFUSED)
         group->loop->refusing--;
-    else
+    else if (!(connection->flags & C_CONNECTING))
         unlink_connection(group, connection);
     if (connection->flags & C_COUNTED)
         peers_remove(&group->peers, &connection->peer);

@@ -33,6 +33,8 @@ struct loop {
     uv_timer_t alarm;  /* rings at the earliest deadline */
     uv_idle_t soon;    /* instead, where that has come already */
     uint64_t alarm_at; /* UINT64_MAX: not set */
+    uv_check_t turned; /* runs when the turn ends, where somebody asked */
+    uv_idle_t awake;   /* meanwhile, so that the turn does end */
     struct slots connections;
     struct slots listeners;
     struct slots groups;
@@ -66,13 +68,14 @@ enum connection_flag {
     C_DIRTY = 1 << 9,
     C_PUSH = 1 << 10,
     C_PULL = 1 << 11,
-    C_PAUSED = 1 << 12,  /* its push producer is */
-    C_REFUSED = 1 << 13, /* over a bound: Lua never saw it, groups do not count it */
-    C_COUNTED = 1 << 14, /* in its group's table of peers */
-    C_FULL = 1 << 15,    /* the kernel took less than we had: wait until it wants more */
-    C_ASKED = 1 << 16,   /* its pull producer was asked, and has not written since */
-    C_JOINED = 1 << 17,  /* has a protocol: counts among the live ones */
-    C_NEWS = 1 << 18,    /* its code was reloaded: its protocol is to hear of it first */
+    C_PAUSED = 1 << 12,     /* its push producer is */
+    C_REFUSED = 1 << 13,    /* over a bound: Lua never saw it, groups do not count it */
+    C_COUNTED = 1 << 14,    /* in its group's table of peers */
+    C_FULL = 1 << 15,       /* the kernel took less than we had: wait until it wants more */
+    C_ASKED = 1 << 16,      /* its pull producer was asked, and has not written since */
+    C_JOINED = 1 << 17,     /* has a protocol: counts among the live ones */
+    C_NEWS = 1 << 18,       /* its code was reloaded: its protocol is to hear of it first */
+    C_CONNECTING = 1 << 19, /* not there yet: in no group's list (dial.c) */
 };
 
 /* Owned by the loop from creation to uv_close's callback, which frees it. */
@@ -160,6 +163,12 @@ bool output_has_producer(const struct connection *connection); /* that the end w
 ssize_t stream_read(struct connection *connection, char *buffer, size_t size);
 ssize_t stream_write(struct connection *connection, const struct iovec *parts, int count);
 int stream_finish(struct connection *connection);
+
+/* dial.c */
+/* Takes the socket and connects it, unless it fails. 0 or -errno. */
+int dial_new(struct loop *loop, struct group *group, const struct transport_ops *ops, int fd,
+             const struct sockaddr *name, socklen_t length, uint64_t *handle);
+void dial_settle(struct connection *connection); /* one that is being connected is to end */
 
 /* listener.c */
 /* Takes the listening descriptor, unless it fails. 0 or -errno. */

@@ -104,6 +104,28 @@ void loop_settle(struct loop *loop)
     loop->settling = false;
 }
 
+/* --- the end of a turn ---------------------------------------------------------------------- */
+
+static void on_turned(uv_check_t *turned)
+{
+    struct loop *loop = container_of(turned, struct loop, turned);
+    uv_check_stop(turned);
+    uv_idle_stop(&loop->awake);
+    loop->events->turned(loop->context);
+    loop_settle(loop);
+}
+
+static void on_awake(uv_idle_t *awake)
+{
+    (void)awake;
+}
+
+void loop_end_turn(struct loop *loop)
+{
+    uv_check_start(&loop->turned, on_turned);
+    uv_idle_start(&loop->awake, on_awake);
+}
+
 struct chunk_pool *loop_pool(struct loop *loop)
 {
     return &loop->pool;
@@ -204,6 +226,8 @@ struct loop *loop_new(const struct log *log, const struct loop_events *events, v
     }
     uv_timer_init(&loop->uv, &loop->alarm);
     uv_idle_init(&loop->uv, &loop->soon);
+    uv_check_init(&loop->uv, &loop->turned);
+    uv_idle_init(&loop->uv, &loop->awake);
     loop->alarm_at = UINT64_MAX;
     loop->log = log;
     loop->events = events;
@@ -255,6 +279,8 @@ int loop_close(struct loop *loop)
     uv_walk(&loop->uv, close_one, loop);
     uv_close((uv_handle_t *)&loop->alarm, NULL);
     uv_close((uv_handle_t *)&loop->soon, NULL);
+    uv_close((uv_handle_t *)&loop->turned, NULL);
+    uv_close((uv_handle_t *)&loop->awake, NULL);
     uv_run(&loop->uv, UV_RUN_DEFAULT);
     if (uv_loop_close(&loop->uv) < 0)
         uv_walk(&loop->uv, count_one, &left);

@@ -32,6 +32,9 @@ enum { READ_SIZE = 65536 }; /* the most that one read takes */
  * connection but free it; none is called from within another. */
 struct loop_events {
     enum accept_result (*accepted)(void *context, struct connection *connection, uint64_t listener);
+    /* What dial.h began. */
+    enum accept_result (*connected)(void *context, struct connection *connection);
+    void (*unconnected)(void *context, uint64_t handle, int error); /* a positive errno */
     char *(*buffer)(void *context); /* READ_SIZE bytes to read into, asked for before each read */
     void (*data)(void *context, struct connection *connection, size_t length); /* in the buffer */
     bool (*ended)(void *context, struct connection *connection); /* the peer's FIN; false: close */
@@ -41,6 +44,7 @@ struct loop_events {
     void (*reloaded)(void *context, struct connection *connection); /* before its next event */
     void (*unlistened)(void *context, uint64_t listener);           /* listener_finish is done */
     void (*settled)(void *context); /* all that the last callbacks asked for is done */
+    void (*turned)(void *context);  /* loop_end_turn: the turn is over */
 };
 
 /* Borrows log, events and context until loop_free. */
@@ -65,6 +69,9 @@ void loop_timer_stop(struct loop *loop, struct timer *timer);
 /* Does what callbacks put off: sends, closes, tells of it. Whoever entered Lua from the loop calls
  * this right after; a call from inside itself returns at once. */
 void loop_settle(struct loop *loop);
+
+/* Has events->turned called once, when all that this turn brought has been called. */
+void loop_end_turn(struct loop *loop);
 
 struct chunk_pool *loop_pool(struct loop *loop);
 

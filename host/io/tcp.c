@@ -1,4 +1,5 @@
 /* TCP: its options and its listening socket. */
+#include "io/dial.h"
 #include "io/inside.h"
 
 #include <errno.h>
@@ -48,6 +49,27 @@ static int prepare(int fd, int family)
         error = set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, 0);
     if (error == 0)
         error = set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+    return error;
+}
+
+int dial_tcp(struct loop *loop, struct group *group, const struct address *address,
+             const struct address *local, uint64_t *handle)
+{
+    struct sockaddr_storage name, from;
+    socklen_t length = address_to_kernel(address, &name);
+    int fd = socket(address->family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return -errno;
+    int error = set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+    if (error == 0 && local) {
+        socklen_t size = address_to_kernel(local, &from);
+        if (bind(fd, (struct sockaddr *)&from, size) < 0)
+            error = -errno;
+    }
+    if (error == 0)
+        error = dial_new(loop, group, &tcp_ops, fd, (struct sockaddr *)&name, length, handle);
+    if (error < 0)
+        close(fd);
     return error;
 }
 

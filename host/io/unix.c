@@ -1,4 +1,5 @@
 /* Unix stream sockets: paths, modes, files left by a server that is gone. */
+#include "io/dial.h"
 #include "io/inside.h"
 
 #include <errno.h>
@@ -61,14 +62,37 @@ static int bind_and_listen(int fd, const struct sockaddr_un *name, unsigned mode
     return error;
 }
 
+/* False where the path does not fit. */
+static bool name_of(const char *path, struct sockaddr_un *name)
+{
+    size_t length = strlen(path);
+    *name = (struct sockaddr_un){.sun_family = AF_UNIX};
+    if (length == 0 || length >= sizeof name->sun_path)
+        return false;
+    memcpy(name->sun_path, path, length + 1);
+    return true;
+}
+
+int dial_unix(struct loop *loop, struct group *group, const char *path, uint64_t *handle)
+{
+    struct sockaddr_un name;
+    if (!name_of(path, &name))
+        return -ENAMETOOLONG;
+    int fd = stream_socket();
+    if (fd < 0)
+        return fd;
+    int error = dial_new(loop, group, &unix_ops, fd, (struct sockaddr *)&name, sizeof name, handle);
+    if (error < 0)
+        close(fd);
+    return error;
+}
+
 int listener_unix(struct loop *loop, struct group *group, const char *path, unsigned mode,
                   int backlog, uint64_t *handle)
 {
-    struct sockaddr_un name = {.sun_family = AF_UNIX};
-    size_t length = strlen(path);
-    if (length == 0 || length >= sizeof name.sun_path)
+    struct sockaddr_un name;
+    if (!name_of(path, &name))
         return -ENAMETOOLONG;
-    memcpy(name.sun_path, path, length + 1);
     int fd = stream_socket();
     if (fd < 0)
         return fd;

@@ -78,6 +78,13 @@ int skald_move_listener(struct core *core, double listener, double group);
 int skald_adjust_listener(struct core *core, double listener, unsigned mode, int backlog);
 int skald_listener_host(struct core *core, double listener, struct skald_address *address);
 
+/* bind_dial.c: dispatch.connected or dispatch.unconnected follows; 0 or a positive errno, then
+ * neither does. `local` is an IP address or NULL, its port 0 for any. */
+int skald_dial_tcp(struct core *core, double group, const char *host, int port, const char *local,
+                   int local_port, double *handle);
+int skald_dial_unix(struct core *core, double group, const char *path, double *handle);
+void skald_dial_cancel(struct core *core, double handle); /* neither will follow */
+
 /* bind_group.c */
 double skald_group_new(struct core *core);
 void skald_group_release(struct core *core, double group);
@@ -109,6 +116,7 @@ void skald_timer_stop(struct core *core, double timer);
 
 /* bind_host.c */
 void skald_stop(struct core *core, int status);
+void skald_end_turn(struct core *core); /* dispatch.turned when this turn of the loop is over */
 void skald_log(struct core *core, int level, const char *text, size_t length);
 bool skald_is_stopping(struct core *core);
 double skald_user(void);                                        /* who we are */
@@ -122,6 +130,7 @@ void skald_collect(struct core *core);
 double skald_collections(struct core *core);
 bool skald_log_wants(struct core *core, int level);
 const char *skald_error_name(int error);
+int skald_error_number(const char *name); /* of those that Lua decides by; 0: none */
 const char *skald_error_text(int error);
 void skald_census(struct core *core, struct skald_census *census);
 const char *skald_bundled(const char *name, size_t *size); /* NULL: no such file */

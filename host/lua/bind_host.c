@@ -12,6 +12,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+void skald_end_turn(struct core *core)
+{
+    loop_end_turn(core->loop);
+}
+
 void skald_stop(struct core *core, int status)
 {
     core->stop_wanted = true;
@@ -91,6 +96,15 @@ bool skald_log_wants(struct core *core, int level)
 const char *skald_error_name(int error)
 {
     return error_name(error);
+}
+
+int skald_error_number(const char *name)
+{
+    static const int numbers[] = {EAGAIN, ECANCELED, ETIMEDOUT, ENOENT, ENOTDIR};
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        if (strcmp(error_name(numbers[i]), name) == 0)
+            return numbers[i];
+    return 0;
 }
 
 const char *skald_error_text(int error)

@@ -18,6 +18,8 @@
 enum place {
     ANCHORS = VM_HANDLER + 1,
     ACCEPTED,
+    CONNECTED,
+    UNCONNECTED,
     DATA,
     LARGE,
     ENDED,
@@ -29,6 +31,7 @@ enum place {
     CHANGED,
     RELOADED,
     UNLISTENED,
+    TURNED,
     HANGUP,
     RUNNING,
     STOPPED,
@@ -37,12 +40,26 @@ enum place {
 };
 
 static const char *const names[PLACES] = {
-    [ANCHORS] = "anchors",       [ACCEPTED] = "accepted", [DATA] = "data",
-    [LARGE] = "large",           [ENDED] = "ended",       [WRITE_CLOSED] = "writeClosed",
-    [RESUME] = "resume",         [LOST] = "lost",         [FAILED] = "failed",
-    [TIMER] = "timer",           [CHANGED] = "changed",   [RELOADED] = "reloaded",
-    [UNLISTENED] = "unlistened", [HANGUP] = "hangup",     [RUNNING] = "running",
-    [STOPPED] = "stopped",       [START] = "start",
+    [ANCHORS] = "anchors",
+    [ACCEPTED] = "accepted",
+    [DATA] = "data",
+    [CONNECTED] = "connected",
+    [UNCONNECTED] = "unconnected",
+    [TURNED] = "turned",
+    [LARGE] = "large",
+    [ENDED] = "ended",
+    [WRITE_CLOSED] = "writeClosed",
+    [RESUME] = "resume",
+    [LOST] = "lost",
+    [FAILED] = "failed",
+    [TIMER] = "timer",
+    [CHANGED] = "changed",
+    [RELOADED] = "reloaded",
+    [UNLISTENED] = "unlistened",
+    [HANGUP] = "hangup",
+    [RUNNING] = "running",
+    [STOPPED] = "stopped",
+    [START] = "start",
 };
 
 /* The error text on top of the stack goes to the log, once, and off the stack. */
@@ -109,6 +126,34 @@ static enum accept_result on_accepted(void *context, struct connection *connecti
     bool taken = lua_toboolean(L, -1);
     lua_pop(L, 1);
     return taken ? ACCEPT_TAKEN : ACCEPT_REFUSED;
+}
+
+static enum accept_result on_connected(void *context, struct connection *connection)
+{
+    struct core *core = context;
+    lua_State *L = begin(core, CONNECTED, connection);
+    lua_pushnumber(L, (double)connection_handle(connection));
+    if (!call_for(core, connection, 2, 1))
+        return ACCEPT_FAILED;
+    bool taken = lua_toboolean(L, -1);
+    lua_pop(L, 1);
+    return taken ? ACCEPT_TAKEN : ACCEPT_REFUSED;
+}
+
+static void on_unconnected(void *context, uint64_t handle, int error)
+{
+    struct core *core = context;
+    lua_pushvalue(core->L, UNCONNECTED);
+    lua_pushnumber(core->L, (double)handle);
+    lua_pushinteger(core->L, error);
+    call(core, 2);
+}
+
+static void on_turned(void *context)
+{
+    struct core *core = context;
+    lua_pushvalue(core->L, TURNED);
+    call(core, 0);
 }
 
 _Static_assert((int)READ_SIZE == (int)ALLOCATOR_READ, "a read fills the allocator's buffer");
@@ -210,6 +255,8 @@ static void on_settled(void *context)
 
 const struct loop_events dispatch_events = {
     .accepted = on_accepted,
+    .connected = on_connected,
+    .unconnected = on_unconnected,
     .buffer = on_buffer,
     .data = on_data,
     .ended = on_ended,
@@ -219,6 +266,7 @@ const struct loop_events dispatch_events = {
     .reloaded = on_reloaded,
     .unlistened = on_unlistened,
     .settled = on_settled,
+    .turned = on_turned,
 };
 
 static void on_timer(struct core *core, uint64_t timer)
@@ -267,12 +315,13 @@ static void push_flag(lua_State *L, const char *name, bool value) // [table] -> 
 
 static void push_options(lua_State *L, const struct options *options)
 {
-    lua_createtable(L, 0, 6); // [options]
+    lua_createtable(L, 0, 8); // [options]
     lua_pushstring(L, options->control);
     lua_setfield(L, -2, "control");
     lua_pushnumber(L, options->grace);
     lua_setfield(L, -2, "grace");
     push_flag(L, "watch", options->watch);
+    push_flag(L, "debug", options->debug);
     push_flag(L, "force", options->force);
     push_flag(L, "json", options->json);
 }

@@ -23,8 +23,23 @@ local factoryKeys = {
   startedConnecting = "function",
   clientConnectionFailed = "function",
   clientConnectionLost = "function",
+  prepareConnection = "function",
+  initialDelay = "number",
+  factor = "number",
+  jitter = "number",
+  maxDelay = "number",
+  maxRetries = "number",
+  stableAfter = "number",
   prepareReload = "function",
   reloaded = "function",
+}
+
+-- Keys of the library's own classes are no slips.
+local library = {
+  [protocol.Protocol] = true,
+  [protocol.Factory] = true,
+  [protocol.ClientFactory] = true,
+  [protocol.ReconnectingClientFactory] = true,
 }
 
 for _, name in ipairs(protocol.bounds) do
@@ -43,7 +58,7 @@ local protocolKeys = {
 }
 
 -- One letter away from a key, and words of their own all the same.
-local words = { stat = true, sate = true, nae = true, lock = true }
+local words = { stat = true, sate = true, nae = true, lock = true, actor = true }
 
 local function isKind(value, kind)
   if kind == "endpoint" then
@@ -168,21 +183,21 @@ local function checkKeys(problems, subject, keys, what)
 end
 
 -- A class with its bases, up to the library's own.
-local function checkChain(problems, subject, root, keys, what)
-  while type(subject) == "table" and subject ~= root do
+local function checkChain(problems, subject, keys, what)
+  while type(subject) == "table" and not library[subject] do
     checkKeys(problems, subject, keys, what)
     local meta = getmetatable(subject)
     subject = type(meta) == "table" and rawget(meta, "__index") or nil
   end
 end
 
-local function checkEndpoints(problems, key, value)
+local function checkEndpoints(problems, key, value, parse)
   local list = type(value) == "table" and value or { value }
   for _, endpoint in ipairs(list) do
     if type(endpoint) ~= "string" then
       problems:add(key, nil, "%s takes strings, not a %s", key, type(endpoint))
     else
-      local ok, message = endpoints.parseServer(endpoint)
+      local ok, message = parse(endpoint)
       if not ok then
         problems:add(key, nil, "%s", message)
       end
@@ -210,23 +225,26 @@ end
 ---@param definition table a plain table, a Factory class, or a factory
 ---@param file string as errors name it
 ---@param source string the text of the script
----@param endpoint string? replaces `listen`
+---@param given { listen: string?, connect: string? }? replaces those of the definition
 ---@return string[] problems lines "file:line: message"
-function check.definition(definition, file, source, endpoint)
+function check.definition(definition, file, source, given)
   local problems = setmetatable({ file = file, source = source, list = {} }, Problems)
-  checkChain(problems, definition, protocol.Factory, factoryKeys, "a factory")
+  given = given or {}
+  checkChain(problems, definition, factoryKeys, "a factory")
   local methods = definition.protocol
   if type(methods) == "table" then
-    checkChain(problems, methods, protocol.Protocol, protocolKeys, "a protocol")
+    checkChain(problems, methods, protocolKeys, "a protocol")
   elseif methods == nil and not definition.buildProtocol and not class.is(definition) and #problems.list == 0 then
     problems:add("return", nil, "the definition has no protocol")
   end
-  if definition.connect ~= nil then
-    problems:add("connect", nil, "connect: not in this version")
-  elseif endpoint == nil and definition.listen == nil then
-    problems:add("return", nil, "the definition has no listen, and no listen=ENDPOINT is given")
-  elseif endpoint == nil and isKind(definition.listen, "endpoint") then
-    checkEndpoints(problems, "listen", definition.listen)
+  if given.listen == nil and definition.listen == nil and definition.connect == nil then
+    problems:add("return", nil, "the definition has no listen and no connect, and no listen=ENDPOINT is given")
+  end
+  if given.listen == nil and isKind(definition.listen, "endpoint") then
+    checkEndpoints(problems, "listen", definition.listen, endpoints.parseServer)
+  end
+  if given.connect == nil and isKind(definition.connect, "endpoint") then
+    checkEndpoints(problems, "connect", definition.connect, endpoints.parseClient)
   end
   checkBounds(problems, definition)
   return problems.list

@@ -19,6 +19,12 @@ local core = {
   pointer = ffi.cast("struct core *", registry["skald.core"]),
 }
 
+--- Numbers of system errors that the library decides by.
+core.errors = {}
+for _, name in ipairs { "EAGAIN", "ECANCELED", "ETIMEDOUT", "ENOENT", "ENOTDIR" } do
+  core.errors[name] = C.skald_error_number(name)
+end
+
 --- The message of a system error, and its name.
 ---@param errno integer
 ---@return string message
@@ -31,7 +37,7 @@ end
 ---@param errno integer
 ---@return boolean
 function core.isMissing(errno)
-  return errno == 2 or errno == 20 -- ENOENT, ENOTDIR
+  return errno == core.errors.ENOENT or errno == core.errors.ENOTDIR
 end
 
 --- A handler for xpcall: what was raised as text, with a traceback. Never raises itself.

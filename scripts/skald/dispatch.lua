@@ -8,6 +8,7 @@ local protocol = require "skald.protocol"
 local reason = require "skald.reason"
 local timers = require "skald.timers"
 local transport = require "skald.transport"
+local turn = require "skald.turn"
 
 local ffi = require "ffi"
 local C, pointer = core.C, core.pointer
@@ -18,11 +19,14 @@ local newTransport = transport.new
 local dispatch = {
   anchors = transport.anchors,
   protocols = {}, -- by place
+  connectors = {}, -- of connections that we made, by place
+  dials = {}, -- what is being connected, by its handle
   ports = {}, -- listeners by their handles
   waiting = nil, -- a function, while somebody waits for connections to end: called at each end
 }
 
 local protocols, ports = dispatch.protocols, dispatch.ports
+local connectors, dials = dispatch.connectors, dispatch.dials
 local failures = transport.failures
 
 local function build(factory, carrier)
@@ -54,6 +58,30 @@ function dispatch.accepted(place, handle, listener)
   local connect = made.makeConnection or protocol.Protocol.makeConnection
   connect(made, carrier)
   return true
+end
+
+--- A connection that we asked for is there; false refuses it.
+function dispatch.connected(place, handle)
+  local dial, carrier = dials[handle], newTransport(handle)
+  dials[handle] = nil
+  local made = dial:build(carrier, build)
+  if made == nil then
+    return false
+  end
+  protocols[place] = made
+  connectors[place] = dial.connector
+  C.skald_join(pointer, handle)
+  local connect = made.makeConnection or protocol.Protocol.makeConnection
+  connect(made, carrier)
+  dial.connector:ready(made)
+  return true
+end
+
+--- A connection that we asked for could not be made.
+function dispatch.unconnected(handle, errno)
+  local dial = dials[handle]
+  dials[handle] = nil
+  dial:failed(errno)
 end
 
 local read = C.skald_read(pointer)
@@ -157,6 +185,18 @@ local function remember(carrier)
   end
 end
 
+-- First the protocol hears of it, then its factory, whatever the protocol does.
+local function loseConnector(place, connector, receiver, why)
+  connectors[place] = nil
+  if receiver.connectionLost then
+    local ok, text = xpcall(receiver.connectionLost, core.traceback, receiver, why)
+    if not ok then
+      C.skald_log(pointer, 3, text, #text)
+    end
+  end
+  connector:lost(why)
+end
+
 --- The connection is over: the last that a protocol hears.
 function dispatch.lost(place, code, by, errno)
   local receiver = protocols[place]
@@ -171,8 +211,10 @@ function dispatch.lost(place, code, by, errno)
   end
   stopProducer(place)
   remember(receiver.transport)
-  local lost = receiver.connectionLost
-  if lost then
+  local lost, connector = receiver.connectionLost, connectors[place]
+  if connector then
+    loseConnector(place, connector, receiver, makeReason(code, by, errno, failure))
+  elseif lost then
     lost(receiver, makeReason(code, by, errno, failure))
   end
 end
@@ -204,6 +246,9 @@ end
 function dispatch.hangup()
   require("skald.jobs").hangup()
 end
+
+--- The turn of the loop is over.
+dispatch.turned = turn.ended
 
 --- A listener that was to finish has closed.
 function dispatch.unlistened(handle)

@@ -1,7 +1,7 @@
 -- Endpoint strings: `tcp:8000`, `tcp:127.0.0.1:8000`, `tcp:[::1]:8000:backlog=50`,
 -- `unix:/run/x.sock:mode=660`. The grammar is Twisted's: fields between colons, `key=value` fields by
 -- name, a backslash takes the next character as it is; besides, colons within [brackets] are part of
--- the field. Pure.
+-- the field. Pure, but for `listen` and `connect`.
 
 local endpoints = {}
 
@@ -114,10 +114,30 @@ function read.path(text)
   return text ~= "" and text or nil, "a path is missing"
 end
 
---  type    by position   by name
+-- A host to connect to: an address, or a name.
+function read.name(text)
+  local inner = text:match "^%[(.*)%]$" or text
+  if inner:find(":", 1, true) then
+    return inner:match "^[%x:.]+%%?[%w._-]*$", "an IPv6 address is hexadecimal digits and colons"
+  end
+  local ok = #inner <= 253 and inner:find "^[%w_]" and not inner:find "[^%w._-]" and not inner:find("..", 1, true)
+  return ok and inner or nil, "a host is a name or an IP address"
+end
+
+function read.timeout(text)
+  local value = text:find "^%d+%.?%d*$" and tonumber(text)
+  return value and value > 0 and value or nil, "timeout is a number of seconds"
+end
+
+--  kind      by position   by name, with the reader of its value
 local servers = {
-  tcp = { { "port" }, { port = true, interface = true, backlog = true } },
-  unix = { { "path" }, { path = true, mode = true, backlog = true } },
+  tcp = { { "port" }, { port = "port", interface = "host", backlog = "backlog" } },
+  unix = { { "path" }, { path = "path", mode = "mode", backlog = "backlog" } },
+}
+
+local clients = {
+  tcp = { { "host", "port" }, { host = "name", port = "port", timeout = "timeout", bindAddress = "host" } },
+  unix = { { "path" }, { path = "path", timeout = "timeout" } },
 }
 
 local later = {
@@ -130,19 +150,18 @@ local later = {
   haproxy = true,
 }
 
--- `tcp:HOST:PORT` is `tcp:PORT:interface=HOST`.
-local function positions(kind, fields)
+-- For servers, `tcp:HOST:PORT` is `tcp:PORT:interface=HOST`.
+local function positions(kinds, kind, fields)
   local count = 0
   for i = 2, #fields do
     if not fields[i].key then
       count = count + 1
     end
   end
-  return kind == "tcp" and count >= 2 and { "interface", "port" } or servers[kind][1]
+  return kinds == servers and kind == "tcp" and count >= 2 and { "interface", "port" } or kinds[kind][1]
 end
 
-local function assign(result, kind, name, field)
-  local reader = name == "interface" and "host" or name
+local function assign(result, reader, name, field)
   local value, wanted = read[reader](field.text)
   if value == nil then
     return nil, ("%s, not '%s'"):format(wanted, field.text)
@@ -151,27 +170,27 @@ local function assign(result, kind, name, field)
     return nil, ("%s is given twice"):format(name)
   end
   result[name] = value
-  return true, kind
+  return true
 end
 
-local function known(kind)
+local function known(fields)
   local names = {}
-  for name in pairs(servers[kind][2]) do
+  for name in pairs(fields) do
     names[#names + 1] = name
   end
   table.sort(names)
   return table.concat(names, ", ")
 end
 
-local function fill(s, kind, fields)
-  local result = { type = kind }
-  local places = positions(kind, fields)
+local function fill(kinds, s, kind, fields)
+  local result, byName = { type = kind }, kinds[kind][2]
+  local places = positions(kinds, kind, fields)
   local at = 0
   for i = 2, #fields do
     local field = fields[i]
     local name = field.key
-    if name and not servers[kind][2][name] then
-      return complain(s, field.column, ("%s knows no '%s' (%s)"):format(kind, name, known(kind)))
+    if name and not byName[name] then
+      return complain(s, field.column, ("%s knows no '%s' (%s)"):format(kind, name, known(byName)))
     elseif not name then
       at = at + 1
       name = places[at]
@@ -179,12 +198,12 @@ local function fill(s, kind, fields)
         return complain(s, field.column, "one field too many")
       end
     end
-    local ok, problem = assign(result, kind, name, field)
+    local ok, problem = assign(result, byName[name], name, field)
     if not ok then
       return complain(s, field.column, problem)
     end
   end
-  for _, name in ipairs(servers[kind][1]) do
+  for _, name in ipairs(kinds[kind][1]) do
     if result[name] == nil then
       return complain(s, #s + 1, ("a %s is missing"):format(name))
     end
@@ -192,13 +211,9 @@ local function fill(s, kind, fields)
   return result
 end
 
---- What a server endpoint string says.
----@param s string
----@return table? endpoint `{ type, port, interface, path, backlog, mode }`, numbers as numbers, or nil
----@return string? message one line, with the column of the field that is wrong
-function endpoints.parseServer(s)
+local function parse(kinds, s)
   if type(s) ~= "string" then
-    error(("an endpoint is a string, not a %s"):format(type(s)), 2)
+    error(("an endpoint is a string, not a %s"):format(type(s)), 3)
   end
   local fields, column, what = split(s)
   if not fields then
@@ -208,20 +223,105 @@ function endpoints.parseServer(s)
   if later[kind] then
     return complain(s, 1, ("%s: not in this version"):format(kind))
   end
-  if not servers[kind] then
+  if not kinds[kind] then
     return complain(s, 1, ("'%s' is no kind of endpoint (tcp, unix)"):format(kind))
   end
-  local result, message = fill(s, kind, fields)
-  if result and kind == "unix" and not result.mode then
+  return fill(kinds, s, kind, fields)
+end
+
+--- What a server endpoint string says.
+---@param s string
+---@return table? endpoint `{ type, port, interface, path, backlog, mode }`, numbers as numbers, or nil
+---@return string? message one line, with the column of the field that is wrong
+function endpoints.parseServer(s)
+  local result, message = parse(servers, s)
+  if result and result.type == "unix" and not result.mode then
     result.mode = 438 -- octal 666
   end
   return result, message
 end
 
-for _, name in ipairs { "parseClient", "serverFromString", "clientFromString", "connectProtocol" } do
-  endpoints[name] = function()
-    error(("endpoints.%s: not in this version"):format(name), 2)
+--- What a client endpoint string says: `tcp:HOST:PORT:timeout=30:bindAddress=IP`, `unix:PATH`.
+---@param s string
+---@return table? endpoint `{ type, host, port, path, timeout, bindAddress }`; timeout in seconds, 30 where
+---none is given; bindAddress `{ host, port }`
+---@return string? message one line, with the column of the field that is wrong
+function endpoints.parseClient(s)
+  local result, message = parse(clients, s)
+  if result then
+    result.timeout = result.timeout or 30
+    result.bindAddress = result.bindAddress and { result.bindAddress, 0 }
   end
+  return result, message
+end
+
+-- --- what may be done with one ----------------------------------------------------------------
+
+--- An endpoint to listen on.
+---@class ServerEndpoint
+local Server = {}
+Server.__index = Server
+
+--- Listens.
+---@param factory table a factory, a Factory class, or a definition
+---@return Deferred of the port
+function Server:listen(factory)
+  local defer = require "skald.deferred"
+  local port, message, code = require("skald.program").listen(factory, self.endpoint)
+  if port then
+    return defer.succeed(port)
+  end
+  return defer.fail { message = ("%s: %s"):format(self.text, message), code = code }
+end
+
+--- An endpoint to connect to.
+---@class ClientEndpoint
+local Client = {}
+Client.__index = Client
+
+--- Connects once. The factory's buildProtocol makes the protocol; nothing else of a client factory
+--- is called.
+---@param factory table a factory, a Factory class, or a definition
+---@return Deferred of the protocol; cancelling it gives up connecting
+function Client:connect(factory)
+  return require("skald.program").connectOnce(factory, self.endpoint)
+end
+
+local function fromString(s, parser, methods)
+  local endpoint, message = parser(s)
+  if not endpoint then
+    error(message, 3)
+  end
+  return setmetatable({ endpoint = endpoint, text = s }, methods)
+end
+
+--- The endpoint of a string, to listen on. Raises what is wrong with it.
+---@param s string
+---@return ServerEndpoint
+function endpoints.serverFromString(s)
+  return fromString(s, endpoints.parseServer, Server)
+end
+
+--- The endpoint of a string, to connect to. Raises what is wrong with it.
+---@param s string
+---@return ClientEndpoint
+function endpoints.clientFromString(s)
+  return fromString(s, endpoints.parseClient, Client)
+end
+
+--- Connects one protocol, without a factory of one's own.
+---@param endpoint ClientEndpoint
+---@param protocol Protocol
+---@return Deferred of the protocol
+function endpoints.connectProtocol(endpoint, protocol)
+  if type(protocol) ~= "table" then
+    error(("connectProtocol takes a protocol, not a %s"):format(type(protocol)), 2)
+  end
+  return endpoint:connect(require("skald.protocol").ClientFactory {
+    buildProtocol = function()
+      return protocol
+    end,
+  })
 end
 
 return endpoints

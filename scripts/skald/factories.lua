@@ -18,14 +18,18 @@ local factories = {}
 ---@field protocol table? the class of its protocols
 ---@field name string?
 ---@field endpoints table[] as endpoints.parseServer gives them, each with its `key`
+---@field clients table[] `{ key, endpoint, connector }`: what it connects to
 ---@field baseline table what `fresh` was when it was read
 ---@field position integer? among those without a name
+
+-- Fields of a living factory that are no part of what its definition says.
+local own = { state = true, _group = true, _connector = true }
 
 -- What a table of fields is now, to tell later what running code has changed.
 local function note(fields)
   local copies = {}
   for key, value in next, fields do
-    if key ~= "state" and key ~= "_group" then
+    if not own[key] then
       copies[key] = { value = value, copy = backup.copy(value) }
     end
   end
@@ -58,7 +62,7 @@ end
 function factories.read(definition, endpoints, defaultName)
   local fresh = definition
   if not class.of(definition) then
-    class.adopt(definition, protocol.Factory)
+    class.adopt(definition, definition.connect and protocol.ReconnectingClientFactory or protocol.Factory)
     fresh = definition:new()
   end
   local entry = {
@@ -67,6 +71,7 @@ function factories.read(definition, endpoints, defaultName)
     factory = fresh,
     class = class.of(fresh),
     endpoints = endpoints,
+    clients = {},
     name = fresh.name,
     protocol = protocolOf(fresh),
   }
@@ -101,15 +106,19 @@ end
 
 -- --- matching ---------------------------------------------------------------------------------
 
-local function shareEndpoint(a, b)
-  for _, mine in ipairs(a.endpoints) do
-    for _, other in ipairs(b.endpoints) do
+local function shareKey(list, others)
+  for _, mine in ipairs(list) do
+    for _, other in ipairs(others) do
       if mine.key == other.key then
         return true
       end
     end
   end
   return false
+end
+
+local function shareEndpoint(a, b)
+  return shareKey(a.endpoints, b.endpoints) or shareKey(a.clients, b.clients)
 end
 
 local function pair(old, new)
@@ -164,7 +173,7 @@ end
 -- A factory that could be two, and not by the mere order of equal ones, is not guessed.
 local function findDoubt(claims)
   local function sameKeys(a, b)
-    return shareEndpoint(a, b) and #a.endpoints == #b.endpoints
+    return shareEndpoint(a, b) and #a.endpoints == #b.endpoints and #a.clients == #b.clients
   end
   for _, claim in ipairs(claims) do
     local old, new = claim.old, claim.new
@@ -363,7 +372,7 @@ local function mergeFields(change, old, new)
     end
   end
   for key, value in next, factory do
-    if key ~= "state" and key ~= "_group" and touched(factory, old.baseline, key) then
+    if not own[key] and touched(factory, old.baseline, key) then
       change.kept[type(value) == "table" and tostring(key) or false] = true
     end
   end

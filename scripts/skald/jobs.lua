@@ -321,6 +321,17 @@ local function awaitEnd(job)
   dispatch.waiting = lookAtEndings
 end
 
+local function endConnectors(service)
+  for _, entry in ipairs(service.generation.entries) do
+    for _, client in ipairs(entry.clients) do
+      client.connector:finish()
+    end
+  end
+  for connector in pairs(service.connectors) do
+    connector:finish()
+  end
+end
+
 -- Connections end as at a stop of the host: what is queued is sent, for as long as --grace says.
 local function beginUnload(job)
   local service = job.service
@@ -331,6 +342,7 @@ local function beginUnload(job)
   for _, listener in ipairs(listenersOf(service)) do
     listener:silence()
   end
+  endConnectors(service)
   service.generation.owner:finish()
   job.ended = liveOf(service)
   eachGroup(service, C.skald_group_stop)

@@ -148,6 +148,7 @@ end
 ---@return integer
 function launch.start(command, words, options)
   host.options = options
+  require("skald.unhandled").attach(options.debug)
   local remote = not commands[command] and require "skald.remote"
   if remote then
     return remote.ask(command, words, options)

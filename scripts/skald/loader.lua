@@ -383,6 +383,7 @@ function loader.new(service, number, sources)
     disposers = {},
     waiting = {}, -- calls of callWhenRunning
     ports = {}, -- asked for by the script itself
+    clients = {}, -- connectors that the script itself asked for
     obtained = {}, -- { listener, fresh }: its sockets, and whether it was the first to bind them
     claimed = {}, -- listeners of the former generation that it goes on with
     fresh = {}, -- persistent values that are new
@@ -526,7 +527,7 @@ end
 --- is still held holds nothing else.
 function Generation:retire()
   self.entries, self.baseline, self.group = {}, {}, nil
-  self.obtained, self.claimed, self.ports = {}, {}, {}
+  self.obtained, self.claimed, self.ports, self.clients = {}, {}, {}, {}
   self.sources, self.backup, self.fresh = {}, {}, {}
 end
 

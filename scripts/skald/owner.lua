@@ -11,7 +11,8 @@ local owner = {
 ---@field calls table<DelayedCall, true> pending timers
 ---@field things table<table, true> coroutines, loops, connectors: each has a `finish`
 ---@field listeners table<table, true>
----@field held table[]? while what it starts is only noted
+---@field held { thing: table, start: fun(thing: table): boolean? }[]? while what it starts is only noted:
+---each has `waits` set, until it is started or taken back
 ---@field generation table? whose load it stands for
 ---@field idle fun()? called when its last pending timer or thing is gone
 local Owner = {}

@@ -48,6 +48,7 @@ end
 ---@field generation Generation? the active one
 ---@field kept table what `persist` keeps
 ---@field factories table<Factory, true> the living ones
+---@field connectors table<Connector, true> that running code made
 ---@field old table[] generations that were
 ---@field last table? how the last reload went
 ---@field refused integer reloads that were
@@ -88,6 +89,7 @@ function program.add(script)
     options = script.options,
     kept = {},
     factories = setmetatable({}, { __mode = "k" }),
+    connectors = setmetatable({}, { __mode = "k" }), -- that running code made
     old = {},
     orphans = setmetatable({}, { __mode = "v" }), -- classes that nothing succeeded, by their names
     refused = 0,
@@ -219,6 +221,56 @@ function program.listen(definition, endpoint)
   return ports.new(listener)
 end
 
+-- --- connecting -------------------------------------------------------------------------------
+
+-- Whose connectors these are, to end them with the service.
+local function adopt(generation, connector)
+  local service = generation and generation.service
+  if service then
+    service.connectors[connector] = true
+  end
+end
+
+--- What reactor.connectTCP and connectUNIX do. Asked for while a script loads, connecting waits until
+--- that is committed, and a connector that lives already goes on instead.
+---@param definition table
+---@param endpoint table
+---@return Connector
+function program.connect(definition, endpoint)
+  local connectors = require "skald.connectors"
+  local generation, who = callingGeneration(), owner.current
+  if host.checking or who and who.generation and who.generation.loading then
+    local connector = connectors.new(nil, endpoint)
+    connector.held = true
+    table.insert(generation.clients, { definition = definition, endpoint = endpoint, connector = connector })
+    return connector
+  end
+  local connector = connectors.new(roster.factoryOf(definition), endpoint)
+  if generation then
+    generation.service.factories[connector.factory] = true
+  end
+  adopt(generation, connector)
+  connector:belong(who)
+  connector:connect()
+  return connector
+end
+
+--- What a client endpoint does: connects once, and tells its factory of nothing.
+---@param definition table
+---@param endpoint table
+---@return Deferred of the protocol
+function program.connectOnce(definition, endpoint)
+  local connectors = require "skald.connectors"
+  local generation = callingGeneration()
+  local connector = connectors.new(roster.factoryOf(definition), endpoint)
+  connector.once = true
+  if generation then
+    generation.service.factories[connector.factory] = true
+  end
+  adopt(generation, connector)
+  return connector:connectOnce(owner.current)
+end
+
 --- Calls `f(...)` once the service that asks runs; at once where it does.
 function program.whenRunning(f, ...)
   local who = owner.current
@@ -275,9 +327,10 @@ function program.stopped()
 end
 
 --- Stops the host in order; where a load asks for it, once that is committed.
-function program.stop()
+---@param status integer? of the exit
+function program.stop(status)
   program.whenRunning(function()
-    C.skald_stop(pointer, 0)
+    C.skald_stop(pointer, status or 0)
   end)
 end
 

@@ -93,6 +93,132 @@ end
 
 protocol.Factory = Factory
 
+--- A factory for connections that we make. What it may have besides: `startedConnecting(connector)`,
+--- `clientConnectionFailed(connector, reason)` when none could be made, `clientConnectionLost(connector,
+--- reason)` after the protocol's own connectionLost, and `prepareConnection(protocol)`, which is called
+--- after connectionMade and may give a Deferred: whenConnected waits for it, and where it fails the
+--- connection is ended.
+---@class ClientFactory: Factory
+local ClientFactory = Factory {}
+
+--- A Deferred of the connected protocol: of the one there is, or of the next.
+---@param failAfter integer? it fails after so many failed tries; none: it waits on
+---@return Deferred
+function ClientFactory:whenConnected(failAfter)
+  local connector = self._connector
+  if not connector then
+    error("whenConnected: the factory has no connector yet", 2)
+  end
+  return connector:whenConnected(failAfter)
+end
+
+protocol.ClientFactory = ClientFactory
+
+--- Connects again when a connection is lost or could not be made, each time after a longer while.
+---@class ReconnectingClientFactory: ClientFactory
+---@field initialDelay number seconds before the first retry
+---@field factor number how much longer each retry waits than the one before
+---@field jitter number each delay is up to this part of itself shorter or longer; 0: exact
+---@field maxDelay number seconds; no delay is longer
+---@field maxRetries integer? of tries in a row; none: for ever
+---@field stableAfter number seconds: a connection that lasted so long makes the delay the first one again
+---@field clock table? by default the reactor
+---@field delay number the one that is next, before jitter
+---@field retries integer tries in a row so far
+local ReconnectingClientFactory = ClientFactory {
+  initialDelay = 1,
+  factor = 2,
+  jitter = 0.1,
+  maxDelay = 60,
+  stableAfter = 5,
+  retries = 0,
+  continueTrying = true,
+}
+
+-- These work for a factory that is no ReconnectingClientFactory, too: one with `connect =`.
+local function setting(factory, name)
+  local value = factory[name]
+  if value == nil then
+    return ReconnectingClientFactory[name]
+  end
+  return value
+end
+
+local function clockOf(factory)
+  return factory.clock or require "skald.reactor"
+end
+
+-- The delay of the next retry, and from which the one after that is reckoned.
+local function takeDelay(factory)
+  local most = setting(factory, "maxDelay")
+  local delay = math.min(factory.delay or setting(factory, "initialDelay"), most)
+  local jitter = setting(factory, "jitter") or 0
+  factory.delay = math.min(delay * setting(factory, "factor"), most)
+  delay = delay * (1 + jitter * (2 * math.random() - 1))
+  return math.max(0, math.min(delay, most))
+end
+
+--- Has a connector connect again, after the delay that is due.
+---@param connector Connector? by default the one that it last heard of
+function ReconnectingClientFactory:retry(connector)
+  connector = connector or self.connector
+  if not connector then
+    error("retry: there is no connector yet", 2)
+  end
+  local most = setting(self, "maxRetries")
+  local retries = setting(self, "retries")
+  if setting(self, "continueTrying") == false or (most and retries >= most) then
+    return
+  end
+  self.retries = retries + 1
+  self.connector = connector
+  self._retry = clockOf(self):callLater(takeDelay(self), function()
+    self._retry = nil
+    connector:connect()
+  end)
+end
+
+--- The next delay is the first one again. Called by itself once a connection has lasted.
+function ReconnectingClientFactory:resetDelay()
+  self.delay, self.retries = nil, 0
+end
+
+--- Retries no more, and stops connecting.
+function ReconnectingClientFactory:stopTrying()
+  self.continueTrying = false
+  local pending, connector = self._retry, self.connector or self._connector
+  self._retry = nil
+  if pending then
+    pending:cancel()
+  end
+  if connector and connector.state == "connecting" then
+    connector:stopConnecting()
+  end
+end
+
+function ReconnectingClientFactory:buildProtocol(addr)
+  self._since = clockOf(self):seconds()
+  return Factory.buildProtocol(self, addr)
+end
+
+function ReconnectingClientFactory:clientConnectionFailed(connector)
+  if setting(self, "continueTrying") then
+    ReconnectingClientFactory.retry(self, connector)
+  end
+end
+
+function ReconnectingClientFactory:clientConnectionLost(connector)
+  local since = connector.since or self._since
+  if since and clockOf(self):seconds() - since >= setting(self, "stableAfter") then
+    ReconnectingClientFactory.resetDelay(self)
+  end
+  if setting(self, "continueTrying") then
+    ReconnectingClientFactory.retry(self, connector)
+  end
+end
+
+protocol.ReconnectingClientFactory = ReconnectingClientFactory
+
 --- The bounds of a factory, in the order of `enum bound` (host/io/group.h).
 protocol.bounds = {
   "maxConnections",
@@ -135,8 +261,6 @@ function protocol.boundProblem(name, value)
 end
 
 local later = {
-  ClientFactory = true,
-  ReconnectingClientFactory = true,
   DatagramProtocol = true,
   ProcessProtocol = true,
 }

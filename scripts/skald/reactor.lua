@@ -38,9 +38,13 @@ reactor.callWhenRunning = plain(function(f, ...)
 end)
 
 --- Stops the host in order.
-function reactor.stop()
-  program.stop()
-end
+---@param status integer? what the program exits with (0)
+reactor.stop = plain(function(status)
+  if status ~= nil and (type(status) ~= "number" or status % 1 ~= 0 or status < 0 or status > 255) then
+    error(("stop takes an exit status from 0 to 255, not %s"):format(tostring(status)), 2)
+  end
+  program.stop(status)
+end)
 
 --- Does nothing: the host runs.
 function reactor.run() end
@@ -66,7 +70,7 @@ local function options(name, given, known)
     if not known[key] then
       error(("%s knows no option '%s'"):format(name, tostring(key)), 3)
     end
-    if type(value) ~= known[key] then
+    if known[key] ~= "any" and type(value) ~= known[key] then
       error(("%s: %s takes a %s, not a %s"):format(name, key, known[key], type(value)), 3)
     end
   end
@@ -115,9 +119,67 @@ reactor.listenUNIX = plain(function(path, factory, opts)
   })
 end)
 
+local function timeoutOf(name, opts)
+  local timeout = opts.timeout
+  if timeout ~= nil and not (timeout > 0 and timeout < math.huge) then
+    error(("%s: timeout is a number of seconds, not %s"):format(name, tostring(timeout)), 3)
+  end
+  return timeout
+end
+
+-- Where a connection is to come from: "ip", or { "ip", port }.
+local function bindAddressOf(name, opts)
+  local given = opts.bindAddress
+  local from = type(given) == "string" and { given, 0 } or given
+  if from == nil then
+    return nil
+  end
+  if type(from) ~= "table" or type(from[1]) ~= "string" or not C.skald_is_address(from[1]) then
+    error(('%s: bindAddress is "IP" or { "IP", port }'):format(name), 3)
+  end
+  return { from[1], from[2] or 0 }
+end
+
+--- Connects to a TCP port. What comes of it the factory hears.
+---@param host string an IP address or a name; of a name all addresses are tried (RFC 8305)
+---@param port integer
+---@param factory table a client factory, a class of one, or a definition
+---@param opts? { timeout: number?, bindAddress: string|table? } timeout: seconds (30) for looking up
+---and connecting together; bindAddress: the IP address to come from, or { "ip", port }
+---@return Connector
+reactor.connectTCP = plain(function(host, port, factory, opts)
+  if type(host) ~= "string" or host == "" then
+    error("connectTCP takes a host", 2)
+  end
+  if type(port) ~= "number" or port % 1 ~= 0 or port < 1 or port > 65535 then
+    error(("connectTCP takes a port from 1 to 65535, not %s"):format(tostring(port)), 2)
+  end
+  factoryArgument("connectTCP", factory)
+  opts = options("connectTCP", opts, { timeout = "number", bindAddress = "any" })
+  return program.connect(factory, {
+    type = "tcp",
+    host = host,
+    port = port,
+    timeout = timeoutOf("connectTCP", opts),
+    bindAddress = bindAddressOf("connectTCP", opts),
+  })
+end)
+
+--- Connects to a Unix socket. What comes of it the factory hears.
+---@param path string
+---@param factory table a client factory, a class of one, or a definition
+---@param opts? { timeout: number? } seconds (30)
+---@return Connector
+reactor.connectUNIX = plain(function(path, factory, opts)
+  if type(path) ~= "string" or path == "" then
+    error("connectUNIX takes a path", 2)
+  end
+  factoryArgument("connectUNIX", factory)
+  opts = options("connectUNIX", opts, { timeout = "number" })
+  return program.connect(factory, { type = "unix", path = path, timeout = timeoutOf("connectUNIX", opts) })
+end)
+
 for _, name in ipairs {
-  "connectTCP",
-  "connectUNIX",
   "listenSSL",
   "connectSSL",
   "listenUDP",

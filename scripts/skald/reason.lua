@@ -39,4 +39,25 @@ function reason.new(code, by, detail, errno, traceback)
   return setmetatable(made, Reason)
 end
 
+local failed = {
+  timeout = "it took too long",
+  aborted = "the attempt was given up",
+  error = "buildProtocol failed",
+  stopped = "the host stops",
+}
+
+--- Why no connection could be made.
+---@param to string where to
+---@param code string
+---@param by string
+---@param detail string? what exactly went wrong
+---@param errno string? the name of a system error
+---@param traceback string?
+---@return Reason
+function reason.unconnected(to, code, by, detail, errno, traceback)
+  local message = ("cannot connect to %s: %s"):format(to, detail or failed[code])
+  local made = { code = code, by = by, message = message, errno = errno, traceback = traceback }
+  return setmetatable(made, Reason)
+end
+
 return reason

@@ -5,6 +5,7 @@
 local backup = require "skald.backup"
 local check = require "skald.check"
 local class = require "skald.class"
+local connectors = require "skald.connectors"
 local core = require "skald.core"
 local endpoints = require "skald.endpoints"
 local factories = require "skald.factories"
@@ -40,6 +41,7 @@ function reload.new(service, options)
   return setmetatable({
     service = service,
     former = former,
+    connected = {}, -- connectors of the former generation that go on
     options = options or {},
     report = {
       service = service.name,
@@ -328,18 +330,36 @@ end
 
 -- --- check ------------------------------------------------------------------------------------
 
+-- What the command line says instead of the first definition: where to listen, and, if it connects,
+-- where to.
+local function overrides(change, i)
+  local options = change.service.options
+  if i > 1 then
+    return {}
+  end
+  return { listen = options.listen, connect = change.definitions[1].connect ~= nil and options.connect or nil }
+end
+
+local function checkOverrides(change, problems)
+  local name = change.service.name
+  local given = #change.definitions > 0 and overrides(change, 1) or {}
+  for key, parse in pairs { listen = endpoints.parseServer, connect = endpoints.parseClient } do
+    local ok, message = true, nil
+    if given[key] then
+      ok, message = parse(given[key])
+    end
+    if not ok then
+      problems[#problems + 1] = ("%s: %s: %s"):format(name, key, message)
+    end
+  end
+end
+
 local function checkDefinitions(change)
   local service, generation = change.service, change.generation
   local problems = {}
+  checkOverrides(change, problems)
   for i, definition in ipairs(change.definitions) do
-    local endpoint = i == 1 and service.options.listen or nil
-    if endpoint then
-      local ok, message = endpoints.parseServer(endpoint)
-      if not ok then
-        problems[#problems + 1] = ("%s: listen: %s"):format(service.name, message)
-      end
-    end
-    for _, problem in ipairs(check.definition(definition, service.file, generation:text(), endpoint)) do
+    for _, problem in ipairs(check.definition(definition, service.file, generation:text(), overrides(change, i))) do
       problems[#problems + 1] = problem
     end
   end
@@ -348,15 +368,26 @@ local function checkDefinitions(change)
   end
 end
 
--- The endpoints of a definition that a script returned.
+local function asList(value)
+  return type(value) == "table" and value or { value }
+end
+
+-- The endpoints that a definition listens on.
 local function endpointsOf(definition, override)
-  local listen = override or definition.listen
   local list = {}
-  for i, text in ipairs(type(listen) == "table" and listen or { listen }) do
+  for i, text in ipairs(asList(override or definition.listen)) do
     list[i] = endpoints.parseServer(text)
     list[i].key = ports.key(list[i])
   end
   return list
+end
+
+-- What a definition connects to.
+local function addClients(entry, definition, override)
+  for _, text in ipairs(asList(override or definition.connect)) do
+    local endpoint = endpoints.parseClient(text)
+    table.insert(entry.clients, { key = connectors.key(endpoint), endpoint = endpoint, persistent = true })
+  end
 end
 
 -- Factories that the script returned, and those that it gave to listenTCP and the like.
@@ -370,7 +401,8 @@ local function readEntries(change)
     return entry
   end
   for i, definition in ipairs(change.definitions) do
-    add(definition, endpointsOf(definition, i == 1 and service.options.listen or nil))
+    local given = overrides(change, i)
+    addClients(add(definition, endpointsOf(definition, given.listen)), definition, given.connect)
   end
   for _, port in ipairs(generation.ports) do
     if port.listener then
@@ -379,6 +411,11 @@ local function readEntries(change)
       port.endpoint.listener = port.listener
       entry.endpoints[#entry.endpoints + 1] = port.endpoint
     end
+  end
+  for _, client in ipairs(generation.clients) do
+    local entry = byDefinition[client.definition] or add(client.definition, {})
+    client.key = client.connector.key
+    table.insert(entry.clients, client)
   end
   return entries
 end
@@ -424,7 +461,7 @@ function Change:check()
   if former and #generation.entries == 0 and #former.entries > 0 and not self.options.forced then
     refuse { ("%s:1: returned no definition and listens on nothing, which would end all that is served "
       .. "(unload the service, or --force)"):format(service.file) }
-  elseif #generation.entries == 0 and #generation.waiting == 0 then
+  elseif #generation.entries == 0 and #generation.waiting == 0 and not generation.owner:isBusy() then
     generation:warn(("%s: returned no definition and listens on nothing"):format(service.file))
   end
 end
@@ -496,6 +533,15 @@ local function askFactories(change)
   end
 end
 
+-- Connectors that are new are made now, and connect after the commit.
+local function makeConnectors(change)
+  for _, entry in ipairs(change.generation.entries) do
+    for _, client in ipairs(entry.clients) do
+      client.connector = client.connector or connectors.new(entry.factory, client.endpoint)
+    end
+  end
+end
+
 local function makeGroups(change)
   for _, entry in ipairs(change.generation.entries) do
     if not entry.predecessor then
@@ -515,6 +561,7 @@ function Change:prepare()
   checkPorts(self)
   bindAll(self)
   makeGroups(self)
+  makeConnectors(self)
   if former then
     askFactories(self)
     self.plan = factories.plan(former, generation)
@@ -528,6 +575,34 @@ end
 
 -- --- commit -----------------------------------------------------------------------------------
 
+-- The connector of the former entry that does what this one is to do, and is not taken yet.
+local function findConnector(entry, client, taken)
+  local old = entry.predecessor
+  for _, former in ipairs(old and old.clients or {}) do
+    local connector = former.connector
+    if former.key == client.key and not taken[connector] and not connector.ended then
+      return connector
+    end
+  end
+  return nil
+end
+
+-- A connector that lives goes on; what the script holds of the new one stands for it.
+local function settleConnectors(entry, taken)
+  for _, client in ipairs(entry.clients) do
+    local living = findConnector(entry, client, taken)
+    if living then
+      taken[living] = true
+      living.endpoint.timeout = client.endpoint.timeout
+      connectors.forward(client.connector, living)
+      client.connector = living
+    end
+    client.connector.factory = entry.factory
+    client.connector.persistent = client.persistent
+    client.connector.held = nil
+  end
+end
+
 -- One step, between two events. Runs nobody's code, and cannot fail.
 function Change:commit()
   local service, generation = self.service, self.generation
@@ -538,6 +613,7 @@ function Change:commit()
   for _, entry in ipairs(generation.entries) do
     factories.enliven(entry)
     service.factories[entry.factory] = true
+    settleConnectors(entry, self.connected)
     roster.applyBounds(entry.factory)
     for _, endpoint in ipairs(entry.endpoints) do
       endpoint.listener.key = endpoint.key
@@ -580,8 +656,27 @@ local function startListeners(change)
   end
 end
 
---- Accepting begins, and standard output says where.
+-- What is new connects; what nothing asks for any more ends.
+local function connectAll(change)
+  for _, entry in ipairs(change.generation.entries) do
+    for _, client in ipairs(entry.clients) do
+      if not change.connected[client.connector] then
+        client.connector:connect()
+      end
+    end
+  end
+  for _, old in ipairs(change.former and change.former.entries or {}) do
+    for _, client in ipairs(old.clients) do
+      if not change.connected[client.connector] then
+        client.connector:finish()
+      end
+    end
+  end
+end
+
+--- Accepting begins, and connecting.
 function Change:accept()
+  connectAll(self)
   for _, item in ipairs(self.generation.obtained) do
     local listener = item.listener
     if item.fresh and listener.handle and listener.factory then
@@ -764,7 +859,8 @@ function Change:conclude()
     self.former:retire()
   end
   self.service.tried = nil
-  self.former, self.plan, self.definitions, self.sources = nil, nil, nil, nil
+  generation.clients = {}
+  self.former, self.plan, self.definitions, self.sources, self.connected = nil, nil, nil, nil, nil
 end
 
 return reload

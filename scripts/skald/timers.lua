@@ -25,6 +25,9 @@ local function release(self)
   local who = self.owner
   if who then
     who.calls[self] = nil
+    if who.idle and not who:isBusy() then
+      who.idle()
+    end
   end
   self.f, self.arguments, self.owner = nil, nil, nil
 end
@@ -126,7 +129,7 @@ function timers.later(s, f, ...)
     who.calls[call] = true
     if who.held then
       call.waits = true
-      who.held[#who.held + 1] = call
+      who.held[#who.held + 1] = { thing = call, start = start }
       return call
     end
   end
@@ -137,19 +140,31 @@ function timers.later(s, f, ...)
   return call
 end
 
---- Starts what an owner's timers were held back; from now on they start at once.
+--- A timer of the library's own: it belongs to nobody, whoever runs.
+---@param s number
+---@param f function
+---@param ... any
+---@return DelayedCall
+function timers.own(s, f, ...)
+  local who = owner.current
+  owner.current = nil
+  local call = timers.later(s, f, ...)
+  owner.current = who
+  return call
+end
+
+--- Starts what an owner was held back from; from now on it starts at once.
 ---@param who Owner
 ---@return boolean? ok nil, message when there are too many
 ---@return string? message
 function timers.release(who)
   local held = who.held
   who.held = nil
-  for _, call in ipairs(held) do
-    if call.waits then
-      call.waits = nil
-      if not start(call) then
-        return nil, "too many timers are pending"
-      end
+  for _, item in ipairs(held) do
+    local waits = item.thing.waits
+    item.thing.waits = nil
+    if waits and not item.start(item.thing) then
+      return nil, "too many timers are pending"
     end
   end
   return true

@@ -69,6 +69,9 @@ static void test_client(void)
     CHECK(options.json && options.force && !options.watch && options.count == 1);
     CHECK_TEXT(options.words[0], "chat");
     CHECK_TEXT(options.control, "/run/x.sock");
+    CHECK_TEXT(parse(&options, "skald run --debug echo"), "");
+    CHECK(options.debug && !options.watch);
+    CHECK_TEXT(parse(&options, "skald status --debug"), "status: no such option: --debug");
     CHECK_TEXT(parse(&options, "skald run --watch echo"), "");
     CHECK(options.watch && options.count == 1);
 }

@@ -67,7 +67,6 @@ describe("endpoints", function()
 
   it("says of what comes later that it is not in this version", function()
     assert.matches("tls: not in this version", refused "tls:443:certificate=c.pem")
-    assert.has_error(function() endpoints.parseClient "tcp:localhost:80" end)
   end)
 
   it("raises for what is no string", function()

@@ -51,7 +51,7 @@ describe("protocol", function()
 
   it("says of what comes later that it is not in this version", function()
     local ok, message = pcall(function()
-      return protocol.ClientFactory
+      return protocol.DatagramProtocol
     end)
     assert.is_false(ok)
     assert.matches("not in this version", message)

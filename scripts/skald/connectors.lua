@@ -1,0 +1,364 @@
+-- Connectors: each makes connections to one endpoint for one factory, one at a time.
+
+local address = require "skald.address"
+local core = require "skald.core"
+local deferred = require "skald.deferred"
+local dial = require "skald.dial"
+local log = require "skald.log"
+local owner = require "skald.owner"
+local protocol = require "skald.protocol"
+local reason = require "skald.reason"
+local roster = require "skald.roster"
+local turn = require "skald.turn"
+
+local connectors = {}
+
+local TIMEOUT = 30 -- seconds
+
+---@class Connector
+---@field factory Factory
+---@field endpoint table as endpoints.parseClient gives it
+---@field state "disconnected"|"connecting"|"connected"
+---@field transport Transport? while it is connected
+---@field persistent boolean? it retries, where its factory does not say otherwise
+local Connector = {}
+Connector.__index = Connector
+
+--- What makes two connectors of a factory the same.
+---@param endpoint table
+---@return string
+function connectors.key(endpoint)
+  if endpoint.type == "unix" then
+    return "to unix:" .. endpoint.path
+  end
+  local host = endpoint.host
+  local from = endpoint.bindAddress
+  local key = ("to tcp:%s:%d"):format(host:find(":", 1, true) and "[" .. host .. "]" or host, endpoint.port)
+  return from and ("%s from %s:%d"):format(key, from[1], from[2] or 0) or key
+end
+
+-- --- what it tells its factory ----------------------------------------------------------------
+
+-- What its callbacks start belongs to it.
+local function tell(self, name, ...)
+  local factory = self.factory
+  if self.once then
+    return
+  end
+  local f = factory[name] or self.persistent and protocol.ReconnectingClientFactory[name]
+  if not f then
+    return
+  end
+  local ok, problem = owner.call(self.owner, core.traceback, f, factory, self, ...)
+  if not ok then
+    log.error("%s", problem)
+  end
+end
+
+-- It is up while it connects, is connected, or something that it started is still to come: a retry.
+local function lookWhetherDown(self)
+  self.looking = nil
+  if self.up and self.state == "disconnected" and not self.owner:isBusy() then
+    self.up = false
+    if self.belongs then
+      self.belongs:remove(self)
+    end
+    roster.lower(self.factory)
+    if self.stopped then
+      self.stopped:callback(self)
+      self.stopped = nil
+    end
+  end
+end
+
+local function rest(self)
+  if not self.looking then
+    self.looking = true
+    turn.atEnd(function()
+      lookWhetherDown(self)
+    end)
+  end
+end
+
+local function raise(self)
+  if self.up then
+    return true
+  end
+  self.up = true
+  local ok, problem = roster.raise(self.factory)
+  if not ok then
+    log.error("%s", problem)
+    rest(self)
+    return nil, problem:match "^[^\n]*", "ECANCELED"
+  end
+  if self.belongs then
+    self.belongs:add(self)
+  end
+  return true
+end
+
+-- --- who waits for it -------------------------------------------------------------------------
+
+-- Those who wait for a connection; `f(waiter)` says whether it goes on waiting.
+local function filterWaiters(self, f)
+  local waiters = self.waiters
+  self.waiters = {}
+  for _, waiter in ipairs(waiters) do
+    if waiter.left and not waiter.d.called and f(waiter) then
+      self.waiters[#self.waiters + 1] = waiter
+    end
+  end
+end
+
+local function tellReady(self, made)
+  self.protocol = made
+  filterWaiters(self, function(waiter)
+    waiter.d:callback(made)
+  end)
+end
+
+local function tellFailed(self, why)
+  filterWaiters(self, function(waiter)
+    waiter.left = waiter.left - 1
+    if waiter.left <= 0 or self.ended then
+      waiter.d:errback(why)
+      return false
+    end
+    return true
+  end)
+end
+
+--- A Deferred of the connected protocol: of the one there is, or of the next.
+---@param failAfter integer? it fails after so many failed tries; none: it waits on
+---@return Deferred
+function Connector:whenConnected(failAfter)
+  if failAfter ~= nil and (type(failAfter) ~= "number" or failAfter < 1) then
+    error(("whenConnected takes a number of tries from 1, not %s"):format(tostring(failAfter)), 2)
+  end
+  local d = deferred.Deferred:new()
+  if self.protocol then
+    d:callback(self.protocol)
+  elseif self.ended then
+    d:errback "the connector has ended"
+  else
+    table.insert(self.waiters, { d = d, left = failAfter or math.huge })
+  end
+  return d
+end
+
+-- --- what the attempt tells it ----------------------------------------------------------------
+
+--- No connection could be made.
+---@param code string
+---@param by string
+---@param detail string?
+---@param errno string?
+---@param traceback string?
+function Connector:failed(code, by, detail, errno, traceback)
+  local why = reason.unconnected(tostring(self:getDestination()), code, by, detail, errno, traceback)
+  self.attempt = nil
+  self.state = "disconnected"
+  tell(self, "clientConnectionFailed", why)
+  tellFailed(self, why)
+  rest(self)
+end
+
+--- The socket is connected: its protocol, or nil, which closes it.
+function Connector:build(carrier, build)
+  local ok, made = owner.call(nil, core.traceback, build, self.factory, carrier)
+  if not ok then
+    log.error("%s", made)
+    self:failed("error", "local", nil, nil, made)
+    return nil
+  elseif made == nil then
+    self:failed("aborted", "local", "buildProtocol gave no protocol")
+    return nil
+  end
+  self.attempt = nil
+  self.state, self.transport = "connected", carrier
+  self.since = (self.factory.clock or require "skald.reactor"):seconds()
+  return made
+end
+
+--- Its protocol's connectionMade has returned.
+---@param made Protocol
+function Connector:ready(made)
+  local prepare = self.factory.prepareConnection
+  if self.state ~= "connected" then
+    return
+  elseif not prepare then
+    tellReady(self, made)
+    return
+  end
+  local carrier = self.transport
+  deferred.maybeDeferred(prepare, self.factory, made):addCallbacks(function()
+    if self.transport == carrier then
+      tellReady(self, made)
+    end
+  end, function(problem)
+    log.error("prepareConnection failed: %s", problem.traceback)
+    carrier:loseConnection()
+    self.unprepared = problem
+  end)
+end
+
+--- The connection is over.
+---@param why Reason
+function Connector:lost(why)
+  local unprepared = self.unprepared
+  self.state, self.transport, self.protocol, self.unprepared = "disconnected", nil, nil, nil
+  tell(self, "clientConnectionLost", why)
+  if unprepared or self.ended then
+    tellFailed(self, unprepared or why)
+  end
+  rest(self)
+end
+
+-- --- what its user may ask --------------------------------------------------------------------
+
+--- Connects. What comes of it the factory hears.
+---@return boolean? ok nil, message, code where it is connecting or connected, or has ended
+---@return string? message
+---@return string? code
+function Connector:connect()
+  if self.ended then
+    return nil, "the connector has ended", "ECANCELED"
+  elseif self.state ~= "disconnected" then
+    return nil, "already " .. self.state, "EALREADY"
+  end
+  if self.held then
+    return true -- when the load is committed
+  end
+  local group, problem, code = roster.groupOf(self.factory)
+  if not group then
+    return nil, problem, code or "ENOBUFS"
+  end
+  local ok
+  ok, problem, code = raise(self)
+  if not ok then
+    return nil, problem, code
+  end
+  self.state = "connecting"
+  rawset(self.factory, "_connector", self)
+  self.attempt = dial.start(self, self.endpoint, group)
+  tell(self, "startedConnecting")
+  return true
+end
+
+--- Belongs to somebody from now on, and ends with them.
+---@param who Owner?
+function Connector:belong(who)
+  if who and not who.ended then
+    self.belongs = who
+  end
+end
+
+--- Connects once.
+---@param who Owner? whose it is; while that one only notes what it starts, this waits
+---@return Deferred of the protocol
+function Connector:connectOnce(who)
+  local waiter = { left = 1 }
+  waiter.d = deferred.Deferred:new(function()
+    waiter.left = nil
+    self:finish()
+  end)
+  table.insert(self.waiters, waiter)
+  self:belong(who)
+  if self.belongs and who.held then
+    self.waits = true
+    table.insert(who.held, { thing = self, start = self.connect })
+    who:add(self)
+  else
+    self:connect()
+  end
+  return waiter.d
+end
+
+--- Gives up connecting: the factory hears of it as a failure, `aborted`.
+---@return boolean? ok nil, message, code where it is not connecting
+---@return string? message
+---@return string? code
+function Connector:stopConnecting()
+  if self.state ~= "connecting" then
+    return nil, "not connecting", "ENOTCONN"
+  end
+  self.attempt:cancel()
+  self:failed("aborted", "local")
+  return true
+end
+
+--- Ends what it has: gives up connecting, or closes the connection once all is sent.
+---@return boolean? ok nil, message, code where it is disconnected
+---@return string? message
+---@return string? code
+function Connector:disconnect()
+  if self.state == "connecting" then
+    return self:stopConnecting()
+  elseif self.state == "connected" then
+    self.transport:loseConnection()
+    return true
+  end
+  return nil, "not connected", "ENOTCONN"
+end
+
+--- Where it connects to.
+---@return Address
+function Connector:getDestination()
+  local endpoint = self.endpoint
+  if endpoint.type == "unix" then
+    return address.unix(endpoint.path)
+  end
+  return address.inet(endpoint.host:find(":", 1, true) and "TCP6" or "TCP", endpoint.host, endpoint.port)
+end
+
+--- It ends, with what it started, and connects no more.
+---@return Deferred of the connector, when its connection is over
+function Connector:finish()
+  local over = deferred.Deferred:new()
+  self.ended, self.held, self.waits = true, nil, nil
+  self.owner:finish()
+  if self.state == "disconnected" then
+    tellFailed(self, "the connector has ended")
+  else
+    self:disconnect()
+  end
+  if self.up then
+    self.stopped = over
+    rest(self)
+  else
+    over:callback(self)
+  end
+  return over
+end
+
+--- A connector, which is yet to connect.
+---@param factory Factory
+---@param endpoint table as endpoints.parseClient gives it
+---@return Connector
+function connectors.new(factory, endpoint)
+  local self = setmetatable({
+    factory = factory,
+    endpoint = endpoint,
+    key = connectors.key(endpoint),
+    state = "disconnected",
+    waiters = {},
+    owner = owner.new(),
+  }, Connector)
+  endpoint.timeout = endpoint.timeout or TIMEOUT
+  self.owner.idle = function()
+    rest(self)
+  end
+  return self
+end
+
+--- What a script holds of `connector` stands for another one from now on.
+---@param connector Connector
+---@param living Connector
+function connectors.forward(connector, living)
+  for key in pairs(connector) do
+    connector[key] = nil
+  end
+  setmetatable(connector, { __index = living, __newindex = living })
+end
+
+return connectors

@@ -1,0 +1,227 @@
+-- One attempt to connect: to an address, to a path, or to the addresses of a host name, which are
+-- tried one after the other, IPv6 and IPv4 in turn, each without waiting long for the one before
+-- (RFC 8305).
+
+local core = require "skald.core"
+local dispatch = require "skald.dispatch"
+local timers = require "skald.timers"
+
+local ffi = require "ffi"
+local C, pointer = core.C, core.pointer
+local dials = dispatch.dials
+
+local dial = {}
+
+local NEXT_AFTER = 0.25 -- seconds before the next address is tried beside the one before
+local IPV6_FIRST = 0.05 -- seconds that IPv4 waits for IPv6's answer
+local QUEUE_FULL = 0.02 -- seconds before a Unix socket with a full queue is asked again
+
+---@class Attempt
+---@field connector Connector
+---@field endpoint table
+---@field group Group
+---@field open table<number, true> what is being connected, by its handle
+local Attempt = {}
+Attempt.__index = Attempt
+
+local function cancelTimer(self, name)
+  if self[name] then
+    self[name]:cancel()
+    self[name] = nil
+  end
+end
+
+-- Lets go of all that it still tries, but for the one that was connected.
+local function release(self)
+  self.over = true
+  cancelTimer(self, "next")
+  cancelTimer(self, "limit")
+  for handle in pairs(self.open) do
+    dials[handle] = nil
+    C.skald_dial_cancel(pointer, handle)
+  end
+  self.open = {}
+  if self.lookup then
+    self.lookup:cancel()
+    self.lookup = nil
+  end
+end
+
+--- Gives up; nobody is told.
+function Attempt:cancel()
+  release(self)
+end
+
+local function fail(self, code, by, detail, errno)
+  release(self)
+  self.connector:failed(code, by, detail, errno)
+end
+
+local function failWith(self, errno)
+  if errno == core.errors.ECANCELED then
+    fail(self, "stopped", "host")
+  else
+    fail(self, errno == core.errors.ETIMEDOUT and "timeout" or "lost", "peer", core.errorOf(errno))
+  end
+end
+
+-- --- one socket -------------------------------------------------------------------------------
+
+-- A socket on its way; the core tells `dispatch` of it.
+local Dial = {}
+Dial.__index = Dial
+
+function Dial:build(carrier, build)
+  local attempt = self.attempt
+  attempt.open[self.handle] = nil
+  release(attempt)
+  return attempt.connector:build(carrier, build)
+end
+
+function Dial:failed(errno)
+  local attempt = self.attempt
+  attempt.open[self.handle] = nil
+  attempt:refused(errno)
+end
+
+local function launch(self, open)
+  local handle = ffi.new "double[1]"
+  local errno = open(handle)
+  if errno == 0 then
+    self.open[handle[0]] = true
+    dials[handle[0]] = setmetatable({ attempt = self, connector = self.connector, handle = handle[0] }, Dial)
+  end
+  return errno
+end
+
+local function dialAddress(self, host)
+  local endpoint = self.endpoint
+  local from = endpoint.bindAddress
+  return launch(self, function(handle)
+    return C.skald_dial_tcp(pointer, self.group.handle, host, endpoint.port, from and from[1] or nil,
+      from and from[2] or 0, handle)
+  end)
+end
+
+-- --- the addresses of a name ------------------------------------------------------------------
+
+-- The next address: of the family that was not tried last.
+local function takeAddress(self)
+  local other = self.family == "TCP6" and "TCP" or "TCP6"
+  local family = #self.found[other] > 0 and other or self.family
+  self.family = family
+  return table.remove(self.found[family], 1)
+end
+
+local function tryNext(self)
+  cancelTimer(self, "next")
+  local address = takeAddress(self)
+  while address do
+    local errno = dialAddress(self, address)
+    if errno == 0 then
+      self.next = timers.own(NEXT_AFTER, tryNext, self)
+      return
+    end
+    self.errno = self.errno or errno
+    address = takeAddress(self)
+  end
+  if next(self.open) == nil and not self.lookup then
+    if self.errno then
+      failWith(self, self.errno)
+    else
+      fail(self, "lost", "host", self.problem, self.problemCode)
+    end
+  end
+end
+
+local function begin(self)
+  self.begun = true
+  tryNext(self)
+end
+
+-- The addresses of one family have come, or there are none.
+local function onFamily(self, family, list, problem, code)
+  self.found[family] = list or {}
+  self.problem, self.problemCode = self.problem or problem, self.problemCode or code
+  self.families = self.families - 1
+  if self.families == 0 then
+    self.lookup = nil
+  end
+  local got = #self.found[family] > 0
+  if self.begun then
+    if got and not self.next or next(self.open) == nil then
+      tryNext(self)
+    end
+  elseif self.families == 0 or (family == "TCP6" and got) then
+    begin(self)
+  elseif got then
+    self.next = timers.own(IPV6_FIRST, begin, self)
+  end
+end
+
+local function dialName(self)
+  self.found, self.family, self.families = { TCP = {}, TCP6 = {} }, "TCP", 2
+  self.lookup = require("skald.resolver").lookup(self.endpoint.host, function(...)
+    onFamily(self, ...)
+  end)
+end
+
+-- --- the attempt ------------------------------------------------------------------------------
+
+local function dialPath(self)
+  local errno = launch(self, function(handle)
+    return C.skald_dial_unix(pointer, self.group.handle, self.endpoint.path, handle)
+  end)
+  if errno == core.errors.EAGAIN then
+    self.next = timers.own(QUEUE_FULL, dialPath, self)
+  elseif errno ~= 0 then
+    failWith(self, errno)
+  end
+end
+
+--- A socket of it could not be connected.
+---@param errno integer
+function Attempt:refused(errno)
+  self.errno = errno
+  if not self.found or errno == core.errors.ECANCELED then
+    failWith(self, errno)
+  else
+    tryNext(self)
+  end
+end
+
+-- What fails at once is told like what fails later: when the caller has returned.
+local function go(self)
+  self.next = nil
+  local endpoint = self.endpoint
+  if endpoint.type == "unix" then
+    dialPath(self)
+  elseif C.skald_is_address(endpoint.host) then
+    local errno = dialAddress(self, endpoint.host)
+    if errno ~= 0 then
+      failWith(self, errno)
+    end
+  else
+    dialName(self)
+  end
+end
+
+--- Begins to connect. `connector:build(carrier, build)` or `connector:failed(code, by, detail, errno)`
+--- follows, never before this has returned.
+---@param connector Connector
+---@param endpoint table as endpoints.parseClient gives it
+---@param group Group
+---@return Attempt
+function dial.start(connector, endpoint, group)
+  local self = setmetatable({ connector = connector, endpoint = endpoint, group = group, open = {} }, Attempt)
+  self.next = timers.own(0, go, self)
+  if endpoint.timeout and endpoint.timeout > 0 then
+    self.limit = timers.own(endpoint.timeout, function()
+      self.limit = nil
+      fail(self, "timeout", "host", ("no answer within %g s"):format(endpoint.timeout), "ETIMEDOUT")
+    end)
+  end
+  return self
+end
+
+return dial
