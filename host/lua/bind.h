@@ -49,7 +49,8 @@ void skald_abort(struct core *core, double connection);
 void skald_close_write(struct core *core, double connection);
 void skald_pause(struct core *core, double connection);
 void skald_resume(struct core *core, double connection);
-void skald_fail(struct core *core, double connection);
+/* Logs the text with the connection's name, and ends it. */
+void skald_fail(struct core *core, double connection, const char *text, size_t length);
 void skald_join(struct core *core, double connection); /* has a protocol: counts from now on */
 /* 0 none, 1 push, 2 pull; false when the connection is gone. */
 bool skald_set_producer(struct core *core, double connection, int producer);

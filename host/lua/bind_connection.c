@@ -2,6 +2,7 @@
 #include "lua/bind.h"
 
 #include "base/address.h"
+#include "base/log.h"
 #include "io/connection.h"
 #include "lua/bind_address.h"
 #include "lua/core.h"
@@ -76,11 +77,17 @@ void skald_resume(struct core *core, double handle)
         connection_resume(connection);
 }
 
-void skald_fail(struct core *core, double handle)
+void skald_fail(struct core *core, double handle, const char *text, size_t length)
 {
     struct connection *connection = find(core, handle);
-    if (connection)
-        connection_fail(connection);
+    char name[200];
+    if (connection == NULL) {
+        log_text(core->log, LOG_ERROR, text, length);
+        return;
+    }
+    connection_describe(connection, name, sizeof name);
+    log_write(core->log, LOG_ERROR, "%s\non %s", text, name);
+    connection_fail(connection);
 }
 
 void skald_join(struct core *core, double handle)

@@ -48,19 +48,29 @@ local function forget(task)
   conclude(task, false, failure.own("CancelledError", "what it belonged to has ended"))
 end
 
+-- What a thread gives when it is resumed: that it waits, or its end. Asking coroutine.status and
+-- coroutine.running would cost a good part of what a small message costs.
+local WAITS, ENDS = {}, {}
+
+local function ends(...)
+  return ENDS, ...
+end
+
 -- What a thread runs: a traceback is to be had only where something is raised.
 local function body(f, ...)
-  return xpcall(f, failure.handler, ...)
+  return ends(xpcall(f, failure.handler, ...))
 end
 
 local function step(task, ...)
   local who, before = owner.current, owner.task
   owner.current, owner.task = task.owner, task
   nested = nested + 1
-  local _, ok, result = resume(task.thread, ...)
+  local _, mark, ok, result = resume(task.thread, ...)
   owner.current, owner.task = who, before
-  if status(task.thread) == "dead" then
+  if mark == ENDS then
     conclude(task, ok, result)
+  elseif mark ~= WAITS then
+    conclude(task, false, failure.new "an async function waits by await, not by coroutine.yield")
   elseif task.over then
     forget(task)
   end
@@ -171,28 +181,18 @@ local function isReady(d)
   return d.called and d.paused == 0 and not d.running
 end
 
---- The running task, which may wait.
----@param level integer of the caller to blame
----@return Task
-function async.running(level)
-  local task = owner.task
-  if not task then
-    error("await works within a function made by async", level + 1)
-  elseif current() ~= task.thread then
-    error("await works in the function made by async itself, not in a coroutine of its own", level + 1)
-  end
-  return task
-end
-
---- Waits until the running task is resumed; gives what it is resumed with.
-async.wait = yield
+--- coroutine.yield takes this, where the running task is to wait until `go` is called; it gives what
+--- that is given.
+async.WAITS = WAITS
 
 --- The value of a Deferred, when it has one; its failure is raised. Another value is given back.
 ---@param d any
 ---@return any
 function async.await(d)
-  local task = async.running(2)
-  if not isDeferred(d) then
+  local task = owner.task
+  if not task then
+    error("await works within a function made by async", 2)
+  elseif not isDeferred(d) then
     return d
   end
   local ok, result
@@ -205,10 +205,12 @@ function async.await(d)
     if not ok then
       d:awaitedBy { proceed = function() end }
     end
+  elseif current() ~= task.thread then
+    error("await works in the function made by async itself, not in a coroutine of its own", 2)
   else
     task.awaits = d
     d:awaitedBy(task)
-    ok, result = yield()
+    ok, result = yield(WAITS)
   end
   if ok then
     return result

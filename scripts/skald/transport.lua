@@ -32,15 +32,23 @@ function transport.new(handle)
   return setmetatable({ handle }, Transport)
 end
 
+--- Ends the connection because code of its protocol failed: that is logged, the queue is dropped, and
+--- connectionLost gets the code `error`.
+---@param text string what was raised, with its traceback
+function Transport:fail(text)
+  if C.skald_is_open(pointer, self[1]) then
+    transport.failures[core.place(self[1])] = text
+  end
+  C.skald_fail(pointer, self[1], text, #text)
+end
+
 -- The writer is not to blame for a producer that raises: that connection fails, and the log has it.
 local function pauseProducer(self)
   local place = core.place(self[1])
   local producer = producers[place]
   local ok, message = xpcall(producer.pauseProducing, core.traceback, producer)
   if not ok then
-    transport.failures[place] = message
-    C.skald_log(pointer, 3, message, #message)
-    C.skald_fail(pointer, self[1])
+    self:fail(message)
   end
 end
 

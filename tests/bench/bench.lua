@@ -251,6 +251,7 @@ local function conclude(case, title, unit, list, all)
       cpu_to_floor = ratio(all, server.name, "floor", "cost"),
       rate_to_floor = ratio(all, server.name, "floor", "rate"),
       cpu_to_luv = ratio(all, server.name, "luv", "cost"),
+      cpu_to_skald = ratio(all, server.name, "skald", "cost"),
       stolen = report.field(rounds, "stolen", count),
     }
     local floor = all.floor and report.field(all.floor, "cost", count)
@@ -273,9 +274,9 @@ local function addBar(text, value, relation, limit)
   bench.bars[#bench.bars + 1] = report.bar(text, value, relation, limit)
 end
 
--- The median of one figure of skald in a case, where there is one.
-local function seen(case, field)
-  local kept = bench.results[case] and bench.results[case].servers.skald
+-- The median of one figure of a server in a case, where there is one.
+local function seen(case, field, server)
+  local kept = bench.results[case] and bench.results[case].servers[server or "skald"]
   local value = kept and kept[field]
   return type(value) == "table" and value.median or value
 end
@@ -491,6 +492,7 @@ local function judge()
   local resident = seen("start", "resident_kb")
   addBar("64 B echo: CPU per message, x floor", seen("echo64", "cpu_to_floor"), "<=", 1.05)
   addBar("64 B echo: CPU per message, x luv", seen("echo64", "cpu_to_luv"), "<", 1)
+  addBar("64 B echo as a coroutine: CPU per message, x callbacks", seen("echo64", "cpu_to_skald", "stream"), "<=", 1.1)
   addBar("16 pipelined: CPU per message, x floor", seen("pipe16", "cpu_to_floor"), "<=", 1.05)
   addBar("16 pipelined: CPU per message, x luv", seen("pipe16", "cpu_to_luv"), "<", 1)
   addBar("64 KiB chunks: CPU per chunk, x floor", seen("bulk", "cpu_to_floor"), "<=", 1.12)

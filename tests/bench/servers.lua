@@ -13,6 +13,7 @@ M.load = "build/bench/load"
 local echoes = {
   { "skald", nil, { M.skald, "run", "echo", "listen=tcp:127.0.0.1:0" } },
   { "floor", nil, { M.floor, "echo" } },
+  { "stream", nil, { M.skald, "run", PEERS .. "echo_stream.lua" } },
   { "luv", [[luajit -e 'require "luv"']], { "luajit", PEERS .. "echo_luv.lua" } },
   { "uvloop", PYTHON .. " -c 'import uvloop'", { PYTHON, PEERS .. "echo_uvloop.py" } },
   { "go", "timeout 120 go build -o " .. GO .. " " .. PEERS .. "echo.go", { GO } },
