@@ -117,6 +117,7 @@ void skald_timer_stop(struct core *core, double timer);
 
 /* bind_host.c */
 void skald_stop(struct core *core, int status);
+void skald_drain(struct core *core);    /* dispatch.stopping is done: connections end now */
 void skald_end_turn(struct core *core); /* dispatch.turned when this turn of the loop is over */
 void skald_log(struct core *core, int level, const char *text, size_t length);
 bool skald_is_stopping(struct core *core);

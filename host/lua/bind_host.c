@@ -23,6 +23,11 @@ void skald_stop(struct core *core, int status)
     core->exit_status = status;
 }
 
+void skald_drain(struct core *core)
+{
+    core->drain_wanted = true;
+}
+
 bool skald_is_stopping(struct core *core)
 {
     return core->stop_wanted || loop_is_draining(core->loop);

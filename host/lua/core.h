@@ -29,8 +29,11 @@ struct core {
     double gc_collections; /* that have ended */
     struct timer gc_timer;
     bool stop_wanted;
+    bool drain_wanted;
     int exit_status;
-    void (*on_stop)(struct core *core); /* called once from the loop after stop_wanted is set */
+    /* Each is called once from the loop, after its flag is set. */
+    void (*on_stop)(struct core *core);
+    void (*on_drain)(struct core *core);
     void (*on_timer)(struct core *core, uint64_t timer); /* dispatch.c */
     void (*on_change)(struct core *core);                /* dispatch.c */
 };

@@ -34,6 +34,7 @@ enum place {
     TURNED,
     HANGUP,
     RUNNING,
+    STOPPING,
     STOPPED,
     START,
     PLACES
@@ -58,6 +59,7 @@ static const char *const names[PLACES] = {
     [UNLISTENED] = "unlistened",
     [HANGUP] = "hangup",
     [RUNNING] = "running",
+    [STOPPING] = "stopping",
     [STOPPED] = "stopped",
     [START] = "start",
 };
@@ -236,6 +238,15 @@ static void on_unlistened(void *context, uint64_t listener)
     call(core, 1);
 }
 
+static void call_once(struct core *core, bool wanted, void (**function)(struct core *core))
+{
+    void (*wanted_function)(struct core * core) = *function;
+    if (!wanted || wanted_function == NULL)
+        return;
+    *function = NULL;
+    wanted_function(core);
+}
+
 static void on_settled(void *context)
 {
     struct core *core = context;
@@ -246,11 +257,8 @@ static void on_settled(void *context)
         lua_rawseti(core->L, ANCHORS, (int)anchor);
     }
     vm_tend(core);
-    if (core->stop_wanted && core->on_stop) {
-        void (*on_stop)(struct core * core) = core->on_stop;
-        core->on_stop = NULL;
-        on_stop(core);
-    }
+    call_once(core, core->stop_wanted, &core->on_stop);
+    call_once(core, core->drain_wanted, &core->on_drain);
 }
 
 const struct loop_events dispatch_events = {
@@ -359,6 +367,15 @@ void dispatch_running(struct core *core)
     lua_pushvalue(core->L, RUNNING);
     call(core, 0);
     loop_settle(core->loop);
+}
+
+bool dispatch_stopping(struct core *core)
+{
+    lua_pushvalue(core->L, STOPPING);
+    if (vm_call(core->L, 0, 0) == 0)
+        return true;
+    log_error(core);
+    return false;
 }
 
 void dispatch_stopped(struct core *core)

@@ -20,6 +20,8 @@ void dispatch_hangup(struct core *core);
 
 /* The loop is about to run; and: the last connection is gone. */
 void dispatch_running(struct core *core);
+/* The host is to stop: Lua calls skald_drain when it is ready; false: it never will. */
+bool dispatch_stopping(struct core *core);
 void dispatch_stopped(struct core *core);
 
 /* Kilobytes that live, by a full collection; entries of the registry. */

@@ -53,7 +53,13 @@ static void on_stop(struct core *core)
     struct host *host = core_host(core);
     host->stopping = true;
     log_write(&host->log, LOG_INFO, "stopping");
-    loop_drain(core->loop, host->options->grace, on_drained);
+    if (!dispatch_stopping(core))
+        core->drain_wanted = true;
+}
+
+static void on_drain(struct core *core)
+{
+    loop_drain(core->loop, core_host(core)->options->grace, on_drained);
 }
 
 /* The first one asks, the second one insists. */
@@ -146,6 +152,7 @@ static bool host_open(struct host *host, int *status)
     host->core.loop = loop_new(&host->log, &dispatch_events, &host->core);
     host->core.log = &host->log;
     host->core.on_stop = on_stop;
+    host->core.on_drain = on_drain;
     if (host->core.loop == NULL) {
         fputs("skald: no event loop to be had\n", stderr);
         return false;

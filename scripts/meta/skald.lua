@@ -32,6 +32,11 @@ function Transport:abortConnection() end
 --- Sends what is queued, then FIN; reading goes on.
 function Transport:loseWriteConnection() end
 
+--- Ends the connection because code of its protocol failed: that is logged, the queue is dropped, and
+--- connectionLost gets the code `error`.
+---@param text string what was raised, with its traceback
+function Transport:fail(text) end
+
 --- Stops reading.
 function Transport:pauseProducing() end
 
@@ -100,9 +105,7 @@ local Port = {}
 function Port:getHost() end
 
 --- Closes the socket; connections live on.
----@return boolean? ok
----@return string? message
----@return string? code
+---@return Deferred of nothing, when that is done
 function Port:stopListening() end
 
 ---@class DelayedCall

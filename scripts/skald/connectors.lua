@@ -253,16 +253,9 @@ function Connector:belong(who)
   end
 end
 
---- Connects once.
----@param who Owner? whose it is; while that one only notes what it starts, this waits
----@return Deferred of the protocol
-function Connector:connectOnce(who)
-  local waiter = { left = 1 }
-  waiter.d = deferred.Deferred:new(function()
-    waiter.left = nil
-    self:finish()
-  end)
-  table.insert(self.waiters, waiter)
+--- Connects for somebody, who owns it from now on; while that one only notes what it starts, it waits.
+---@param who Owner?
+function Connector:start(who)
   self:belong(who)
   if self.belongs and who.held then
     self.waits = true
@@ -271,6 +264,19 @@ function Connector:connectOnce(who)
   else
     self:connect()
   end
+end
+
+--- Connects once.
+---@param who Owner?
+---@return Deferred of the protocol
+function Connector:connectOnce(who)
+  local waiter = { left = 1 }
+  waiter.d = deferred.Deferred:new(function()
+    waiter.left = nil
+    self:finish()
+  end)
+  table.insert(self.waiters, waiter)
+  self:start(who)
   return waiter.d
 end
 

@@ -264,6 +264,11 @@ function dispatch.running()
   dispatch.forget()
 end
 
+--- The host is to stop.
+function dispatch.stopping()
+  require("skald.program").stopping()
+end
+
 --- The last connection is gone.
 function dispatch.stopped()
   require("skald.program").stopped()

@@ -1,6 +1,6 @@
--- Finalizers that cannot raise. LuaJIT runs them wherever it happens to collect: what one raises
--- surfaces in code that has nothing to do with it, and within compiled code ends the process. So the
--- ways to set one from Lua are replaced, once, by ways that catch and log.
+-- What in LuaJIT can end the process is replaced, once, by what raises or logs. LuaJIT runs finalizers
+-- wherever it happens to collect: what one raises surfaces in code that has nothing to do with it, and
+-- within compiled code ends the process. Coroutines within each other overflow the C stack.
 
 local ffi = require "ffi"
 local core = require "skald.core"
@@ -29,8 +29,46 @@ local watched = {
 
 local guard = {}
 
---- Replaces ffi.gc, ffi.metatype and newproxy.
+local MOST_NESTED = 200 -- coroutines: as many as in Lua 5.1 itself
+
+local create, resume = coroutine.create, coroutine.resume
+local nested = 0
+
+local function returned(...)
+  nested = nested - 1
+  return ...
+end
+
+local function resumeGuarded(thread, ...)
+  if nested >= MOST_NESTED then
+    return false, ("stack overflow: %d coroutines within each other"):format(nested)
+  elseif type(thread) ~= "thread" then
+    return resume(thread, ...)
+  end
+  nested = nested + 1
+  return returned(resume(thread, ...))
+end
+
+local function unwrap(ok, ...)
+  if not ok then
+    error((...), 0)
+  end
+  return ...
+end
+
+local function guardCoroutines()
+  rawset(coroutine, "resume", resumeGuarded)
+  rawset(coroutine, "wrap", function(f)
+    local thread = create(f)
+    return function(...)
+      return unwrap(resumeGuarded(thread, ...))
+    end
+  end)
+end
+
+--- Replaces ffi.gc, ffi.metatype, newproxy, coroutine.resume and coroutine.wrap.
 function guard.install()
+  guardCoroutines()
   function ffi.gc(object, finalizer)
     return setFinalizer(object, guarded(finalizer))
   end

@@ -1,6 +1,7 @@
 -- Listening sockets, and the ports that scripts hold of them.
 
 local core = require "skald.core"
+local deferred = require "skald.deferred"
 local dispatch = require "skald.dispatch"
 local roster = require "skald.roster"
 
@@ -192,18 +193,19 @@ end
 
 --- Closes the socket and stops the factory where this was its last port. Connections live on. While
 --- a script loads it only takes back what that script asked for.
+---@return Deferred of nothing, when that is done
 function Port:stopListening()
   local listener = self.listener
   self.listener = nil
   if not listener or not listener.handle then
-    return nil, "not listening", "EBADF"
+    return deferred.succeed()
   end
   if self.held then
     self.held:drop(listener)
   else
     listener:close()
   end
-  return true
+  return deferred.succeed()
 end
 
 return ports

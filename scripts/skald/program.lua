@@ -1,11 +1,13 @@
 -- What the program has open: its services, the phase it is in, and what running code asks for.
 
 local core = require "skald.core"
+local deferred = require "skald.deferred"
 local dispatch = require "skald.dispatch"
 local log = require "skald.log"
 local owner = require "skald.owner"
 local ports = require "skald.ports"
 local roster = require "skald.roster"
+local timers = require "skald.timers"
 
 local C, pointer = core.C, core.pointer
 local program = {}
@@ -128,7 +130,7 @@ local function fakePort(endpoint)
       return asked
     end,
     stopListening = function()
-      return true
+      return deferred.succeed()
     end,
   }
 end
@@ -289,6 +291,9 @@ end
 --- The loop is about to run.
 function program.running()
   host.phase = "running"
+  local triggers = require "skald.triggers"
+  triggers.fire("before", "startup")
+  triggers.fire("during", "startup")
   for _, change in ipairs(host.starting) do
     change:accept()
     change:conclude()
@@ -301,6 +306,7 @@ function program.running()
     program.guarded(call.owner, call[1], unpack(call, 3, 2 + call[2]))
   end
   host.waiting = nil
+  triggers.fire("after", "startup")
   if host.options.watch then
     require("skald.watch").start()
   end
@@ -314,6 +320,30 @@ function program.dispose(generation)
   end
 end
 
+--- The host is to stop: what was asked for before that has as long as --grace says.
+function program.stopping()
+  host.phase = "stopping"
+  local over
+  local function drain()
+    if over then
+      over:cancel()
+    end
+    require("skald.triggers").fire("during", "shutdown")
+    C.skald_drain(pointer)
+  end
+  local waits = require("skald.triggers").fire("before", "shutdown")
+  if not waits then
+    drain()
+    return
+  end
+  over = timers.own(host.options.grace, function()
+    over = nil
+    log.warning "grace is over: triggers before shutdown have not ended"
+    waits:cancel()
+  end)
+  waits:addBoth(drain)
+end
+
 --- The last connection is gone: factories end, then services.
 function program.stopped()
   for _, listener in pairs(dispatch.ports) do
@@ -324,6 +354,7 @@ function program.stopped()
       program.dispose(service.generation)
     end
   end
+  require("skald.triggers").fire("after", "shutdown")
 end
 
 --- Stops the host in order; where a load asks for it, once that is committed.

@@ -179,12 +179,30 @@ reactor.connectUNIX = plain(function(path, factory, opts)
   return program.connect(factory, { type = "unix", path = path, timeout = timeoutOf("connectUNIX", opts) })
 end)
 
+--- Has `f(...)` called when the host starts or stops. Before shutdown, what gives a Deferred is waited
+--- for, as long as --grace says.
+---@param phase "before"|"during"|"after"
+---@param event "startup"|"shutdown"
+---@param f function
+---@param ... any
+---@return Trigger
+reactor.addSystemEventTrigger = plain(function(phase, event, f, ...)
+  return require("skald.triggers").add(phase, event, f, ...)
+end)
+
+--- Takes back what addSystemEventTrigger asked for.
+---@param trigger Trigger
+---@return boolean? ok nil, message, code where it was called or taken back before
+---@return string? message
+---@return string? code
+reactor.removeSystemEventTrigger = plain(function(trigger)
+  return require("skald.triggers").remove(trigger)
+end)
+
 for _, name in ipairs {
   "listenSSL",
   "connectSSL",
   "listenUDP",
-  "addSystemEventTrigger",
-  "resolve",
   "spawnProcess",
 } do
   reactor[name] = function()

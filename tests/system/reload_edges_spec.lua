@@ -129,13 +129,13 @@ describe("a port that a load asked for", function()
     if @ == 2 then port:stopListening() end
     function P:dataReceived() self.transport:write "here\n" end
   ]] .. commands [[
-    function commands.stop(self, t) t:write(tostring(port:stopListening()) .. "\n") end
+    function commands.stop(self, t) port:stopListening():addCallback(function() t:write "closed\n" end) end
   ]]
 
   it("closes when running code says so", function()
     local h = reload.serve(text, { listening = 2 })
     assert.equal("here", ask(h:connect(nil, 1), "?"))
-    assert.equal("true", ask(h:connect(nil, 2), "stop"))
+    assert.equal("closed", ask(h:connect(nil, 2), "stop"))
     assert.equal(1, #reload.status().endpoints)
     local ok, message = pcall(h.connect, h, nil, 1)
     assert.is_false(ok)

@@ -1,0 +1,72 @@
+-- A client that stays connected: it connects again whenever its connection is lost or cannot be made.
+
+local class = require "skald.class"
+local connectors = require "skald.connectors"
+local deferred = require "skald.deferred"
+local endpoints = require "skald.endpoints"
+local owner = require "skald.owner"
+local protocol = require "skald.protocol"
+local roster = require "skald.roster"
+
+local client = {}
+
+--- What `connect =` in a definition makes, for code that wants to start and stop it itself. When and
+--- how often it retries, and what is done with a new connection, its factory says: initialDelay, factor,
+--- jitter, maxDelay, maxRetries, stableAfter, prepareConnection (skald.protocol).
+---@class ClientService
+---@field factory Factory
+---@field running boolean
+local ClientService = class.root "ClientService"
+
+client.ClientService = ClientService
+
+---@param endpoint string|ClientEndpoint
+---@param factory table a factory, a Factory class, or a definition
+function ClientService:init(endpoint, factory)
+  if type(endpoint) == "string" then
+    endpoint = endpoints.clientFromString(endpoint)
+  elseif type(endpoint) ~= "table" or type(endpoint.endpoint) ~= "table" then
+    error("ClientService takes an endpoint to connect to", 3)
+  end
+  if type(factory) ~= "table" then
+    error(("ClientService takes a factory, not a %s"):format(type(factory)), 3)
+  elseif not class.is(factory) and not class.of(factory) then
+    class.adopt(factory, protocol.ReconnectingClientFactory)
+  end
+  self.factory = roster.factoryOf(factory)
+  self.endpoint = endpoint.endpoint
+  self.running = false
+end
+
+--- Begins to connect.
+function ClientService:startService()
+  if self.running then
+    return
+  end
+  self.running = true
+  self.connector = connectors.new(self.factory, self.endpoint)
+  self.connector.persistent = true
+  self.connector:start(owner.current)
+end
+
+--- Ends its connection, in order, and connects no more.
+---@return Deferred when that is done
+function ClientService:stopService()
+  if not self.running then
+    return deferred.succeed()
+  end
+  self.running = false
+  return self.connector:finish()
+end
+
+--- A Deferred of the connected protocol: of the one there is, or of the next.
+---@param failAfter integer? it fails after so many failed tries; none: it waits on
+---@return Deferred
+function ClientService:whenConnected(failAfter)
+  if not self.running then
+    return deferred.fail "the client service does not run"
+  end
+  return self.connector:whenConnected(failAfter)
+end
+
+return client
