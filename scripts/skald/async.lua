@@ -19,6 +19,9 @@ local waiting, first, last = {}, 1, 0
 
 local MOST_PLACES = 40 -- awaits that a traceback names
 
+--- Those that have not come to their end, and what they run.
+async.alive = setmetatable({}, { __mode = "kv" })
+
 ---@class Task
 ---@field thread thread
 ---@field deferred Deferred? fires with what the function gives
@@ -31,6 +34,7 @@ Task.__index = Task
 -- The function has come to its end.
 local function conclude(task, ok, result)
   task.done = true
+  async.alive[task] = nil
   if task.owner then
     task.owner:remove(task)
   end
@@ -133,10 +137,11 @@ function Task:finish()
   end
 end
 
---- A task, yet to be started with `task:go(f, ...)`.
+--- A task of `f`, yet to be started with `task:go(f, ...)`.
+---@param f function
 ---@param ended fun(task: Task, ok: boolean, result: any)? is told instead of a Deferred
 ---@return Task
-function async.task(ended)
+function async.task(f, ended)
   local who = owner.current
   local task = setmetatable({ thread = create(body), awaits = nil, owner = who, ended = ended, done = false }, Task)
   if who and who.ended then
@@ -144,6 +149,7 @@ function async.task(ended)
   elseif who then
     who:add(task)
   end
+  async.alive[task] = f
   if not ended then
     task.deferred = deferred.Deferred:new()
     task.deferred.task = task
@@ -160,7 +166,7 @@ function async.async(f)
     error(("async takes a function, not a %s"):format(type(f)), 2)
   end
   return function(...)
-    local task = async.task()
+    local task = async.task(f)
     task:go(f, ...)
     return task.deferred
   end

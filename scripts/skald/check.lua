@@ -215,6 +215,12 @@ local function checkBounds(problems, definition)
       problems:add(name, nil, "%s", protocol.boundProblem(name, value))
     end
   end
+  for _, name in ipairs { "initialDelay", "factor", "jitter", "maxDelay", "maxRetries", "stableAfter" } do
+    local value = definition[name]
+    if type(value) == "number" and not (value >= 0 and value < math.huge) then
+      problems:add(name, nil, "%s takes a number from 0, not %s", name, tostring(value))
+    end
+  end
   local high, low = definition.highWater or 65536, definition.lowWater or 16384
   if type(high) == "number" and type(low) == "number" and low > high then
     problems:add("lowWater", nil, "lowWater (%d) is above highWater (%d)", low, high)

@@ -11,7 +11,9 @@ local reason = require "skald.reason"
 local roster = require "skald.roster"
 local turn = require "skald.turn"
 
-local connectors = {}
+local connectors = {
+  up = {}, -- those that are
+}
 
 local TIMEOUT = 30 -- seconds
 
@@ -24,6 +26,12 @@ local TIMEOUT = 30 -- seconds
 local Connector = {}
 Connector.__index = Connector
 
+-- What a script holds of a connector may stand for another one.
+function Connector.__eq(a, b)
+  a, b = getmetatable(a).stands or a, getmetatable(b).stands or b
+  return rawequal(a, b)
+end
+
 --- What makes two connectors of a factory the same.
 ---@param endpoint table
 ---@return string
@@ -31,10 +39,9 @@ function connectors.key(endpoint)
   if endpoint.type == "unix" then
     return "to unix:" .. endpoint.path
   end
-  local host = endpoint.host
   local from = endpoint.bindAddress
-  local key = ("to tcp:%s:%d"):format(host:find(":", 1, true) and "[" .. host .. "]" or host, endpoint.port)
-  return from and ("%s from %s:%d"):format(key, from[1], from[2] or 0) or key
+  local key = ("to tcp:%s:%d"):format(core.canonical(endpoint.host), endpoint.port)
+  return from and ("%s from %s:%d"):format(key, core.canonical(from[1]), from[2]) or key
 end
 
 -- --- what it tells its factory ----------------------------------------------------------------
@@ -55,19 +62,24 @@ local function tell(self, name, ...)
   end
 end
 
+local tellFailed
+
 -- It is up while it connects, is connected, or something that it started is still to come: a retry.
 local function lookWhetherDown(self)
   self.looking = nil
-  if self.up and self.state == "disconnected" and not self.owner:isBusy() then
-    self.up = false
-    if self.belongs then
-      self.belongs:remove(self)
-    end
-    roster.lower(self.factory)
-    if self.stopped then
-      self.stopped:callback(self)
-      self.stopped = nil
-    end
+  if not self.up or self.state ~= "disconnected" or self.owner:isBusy() then
+    return
+  end
+  self.up = false
+  connectors.up[self] = nil
+  if self.belongs then
+    self.belongs:remove(self)
+  end
+  tellFailed(self, self.last or "the connector has ended", true)
+  roster.lower(self.factory)
+  if self.stopped then
+    self.stopped:callback(self)
+    self.stopped = nil
   end
 end
 
@@ -85,16 +97,11 @@ local function raise(self)
     return true
   end
   self.up = true
-  local ok, problem = roster.raise(self.factory)
-  if not ok then
-    log.error("%s", problem)
-    rest(self)
-    return nil, problem:match "^[^\n]*", "ECANCELED"
-  end
+  connectors.up[self] = true
   if self.belongs then
     self.belongs:add(self)
   end
-  return true
+  return roster.raise(self.factory)
 end
 
 -- --- who waits for it -------------------------------------------------------------------------
@@ -117,10 +124,11 @@ local function tellReady(self, made)
   end)
 end
 
-local function tellFailed(self, why)
+-- A try has failed; or it was the last.
+function tellFailed(self, why, last)
   filterWaiters(self, function(waiter)
     waiter.left = waiter.left - 1
-    if waiter.left <= 0 or self.ended then
+    if waiter.left <= 0 or last or self.ended then
       waiter.d:errback(why)
       return false
     end
@@ -156,27 +164,38 @@ end
 ---@param traceback string?
 function Connector:failed(code, by, detail, errno, traceback)
   local why = reason.unconnected(tostring(self:getDestination()), code, by, detail, errno, traceback)
-  self.attempt = nil
+  self.attempt, self.last = nil, why
   self.state = "disconnected"
   tell(self, "clientConnectionFailed", why)
   tellFailed(self, why)
   rest(self)
 end
 
+local function timeOf(factory)
+  return (factory.clock or require "skald.reactor"):seconds()
+end
+
 --- The socket is connected: its protocol, or nil, which closes it.
 function Connector:build(carrier, build)
-  local ok, made = owner.call(nil, core.traceback, build, self.factory, carrier)
+  local attempt, since, made = self.attempt, nil, nil
+  local ok, problem = owner.call(nil, core.traceback, function()
+    since = timeOf(self.factory)
+    made = build(self.factory, carrier)
+  end)
   if not ok then
-    log.error("%s", made)
-    self:failed("error", "local", nil, nil, made)
+    log.error("%s", problem)
+  end
+  if self.attempt ~= attempt then
+    return nil -- it was given up meanwhile
+  elseif not ok then
+    self:failed("error", "local", nil, nil, problem)
     return nil
   elseif made == nil then
     self:failed("aborted", "local", "buildProtocol gave no protocol")
     return nil
   end
   self.attempt = nil
-  self.state, self.transport = "connected", carrier
-  self.since = (self.factory.clock or require "skald.reactor"):seconds()
+  self.state, self.transport, self.since = "connected", carrier, since
   return made
 end
 
@@ -197,24 +216,42 @@ function Connector:ready(made)
     end
   end, function(problem)
     log.error("prepareConnection failed: %s", problem.traceback)
-    carrier:loseConnection()
-    self.unprepared = problem
+    if self.transport == carrier then
+      self.unprepared = problem
+      carrier:loseConnection()
+    end
   end)
 end
 
 --- The connection is over.
 ---@param why Reason
 function Connector:lost(why)
-  local unprepared = self.unprepared
+  local unprepared, wasReady = self.unprepared, self.protocol ~= nil
   self.state, self.transport, self.protocol, self.unprepared = "disconnected", nil, nil, nil
+  self.last = unprepared or why
   tell(self, "clientConnectionLost", why)
-  if unprepared or self.ended then
-    tellFailed(self, unprepared or why)
+  if not wasReady or self.ended then
+    tellFailed(self, self.last)
   end
   rest(self)
 end
 
 -- --- what its user may ask --------------------------------------------------------------------
+
+-- It cannot even begin: the factory hears of it when the caller has returned.
+local function failSoon(self, raised, problem)
+  local attempt = { cancel = function() end }
+  self.attempt = attempt
+  if raised then
+    log.error("%s", raised)
+    problem = "startFactory failed"
+  end
+  turn.atEnd(function()
+    if self.attempt == attempt then
+      self:failed("error", "local", problem, nil, raised or nil)
+    end
+  end)
+end
 
 --- Connects. What comes of it the factory hears.
 ---@return boolean? ok nil, message, code where it is connecting or connected, or has ended
@@ -227,21 +264,19 @@ function Connector:connect()
     return nil, "already " .. self.state, "EALREADY"
   end
   if self.held then
-    return true -- when the load is committed
-  end
-  local group, problem, code = roster.groupOf(self.factory)
-  if not group then
-    return nil, problem, code or "ENOBUFS"
-  end
-  local ok
-  ok, problem, code = raise(self)
-  if not ok then
-    return nil, problem, code
+    self.unwanted = nil -- it will, when the load is committed
+    return true
   end
   self.state = "connecting"
   rawset(self.factory, "_connector", self)
-  self.attempt = dial.start(self, self.endpoint, group)
-  tell(self, "startedConnecting")
+  local group, problem = roster.groupOf(self.factory)
+  local ok, raised = raise(self)
+  if ok and group then
+    self.attempt = dial.start(self, self.endpoint, group)
+    tell(self, "startedConnecting")
+  else
+    failSoon(self, not ok and raised, problem)
+  end
   return true
 end
 
@@ -253,13 +288,12 @@ function Connector:belong(who)
   end
 end
 
---- Connects for somebody, who owns it from now on; while that one only notes what it starts, it waits.
+--- Connects for somebody, who owns it from now on. What a load starts connects when that is committed.
 ---@param who Owner?
 function Connector:start(who)
   self:belong(who)
   if self.belongs and who.held then
-    self.waits = true
-    table.insert(who.held, { thing = self, start = self.connect })
+    table.insert(who.generation.starts, self)
     who:add(self)
   else
     self:connect()
@@ -285,7 +319,10 @@ end
 ---@return string? message
 ---@return string? code
 function Connector:stopConnecting()
-  if self.state ~= "connecting" then
+  if self.held and not self.unwanted then
+    self.unwanted = true
+    return true
+  elseif self.state ~= "connecting" then
     return nil, "not connecting", "ENOTCONN"
   end
   self.attempt:cancel()
@@ -298,7 +335,7 @@ end
 ---@return string? message
 ---@return string? code
 function Connector:disconnect()
-  if self.state == "connecting" then
+  if self.state == "connecting" or self.held then
     return self:stopConnecting()
   elseif self.state == "connected" then
     self.transport:loseConnection()
@@ -317,24 +354,36 @@ function Connector:getDestination()
   return address.inet(endpoint.host:find(":", 1, true) and "TCP6" or "TCP", endpoint.host, endpoint.port)
 end
 
---- It ends, with what it started, and connects no more.
----@return Deferred of the connector, when its connection is over
-function Connector:finish()
-  local over = deferred.Deferred:new()
-  self.ended, self.held, self.waits = true, nil, nil
+-- It connects no more: what it started ends, and so does what waits for it.
+local function close(self)
+  self.ended, self.held = true, nil
   self.owner:finish()
   if self.state == "disconnected" then
     tellFailed(self, "the connector has ended")
-  else
-    self:disconnect()
   end
-  if self.up then
-    self.stopped = over
-    rest(self)
-  else
-    over:callback(self)
+  rest(self)
+end
+
+--- It ends, with what it started, and connects no more.
+---@return Deferred of the connector, when its connection is over
+function Connector:finish()
+  close(self)
+  self:disconnect()
+  if not self.up then
+    return deferred.succeed(self)
   end
-  return over
+  self.stopped = self.stopped or deferred.Deferred:new()
+  return self.stopped
+end
+
+--- The host, or its service, stops: it connects no more. A connection that it has is ended by whoever
+--- ends all of them.
+function Connector:stop()
+  close(self)
+  if self.attempt then
+    self.attempt:cancel()
+    self:failed("stopped", "host")
+  end
 end
 
 --- A connector, which is yet to connect.
@@ -361,10 +410,20 @@ end
 ---@param connector Connector
 ---@param living Connector
 function connectors.forward(connector, living)
+  for _, waiter in ipairs(connector.waiters) do
+    if living.protocol then
+      waiter.d:callback(living.protocol)
+    else
+      table.insert(living.waiters, waiter)
+    end
+  end
+  if connector.unwanted then
+    living:disconnect()
+  end
   for key in pairs(connector) do
     connector[key] = nil
   end
-  setmetatable(connector, { __index = living, __newindex = living })
+  setmetatable(connector, { __index = living, __newindex = living, __eq = Connector.__eq, stands = living })
 end
 
 return connectors

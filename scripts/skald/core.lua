@@ -21,7 +21,7 @@ local core = {
 
 --- Numbers of system errors that the library decides by.
 core.errors = {}
-for _, name in ipairs { "EAGAIN", "ECANCELED", "ETIMEDOUT", "ENOENT", "ENOTDIR" } do
+for _, name in ipairs { "EAGAIN", "ECANCELED", "ETIMEDOUT", "ECONNREFUSED", "ENOENT", "ENOTDIR" } do
   core.errors[name] = C.skald_error_number(name)
 end
 
@@ -92,6 +92,17 @@ function core.bundledNames(prefix)
     end
     index = index + 1
   end
+end
+
+--- The one way to write a host: IPv6 in brackets, and as RFC 5952 says; names stay as they are.
+---@param host string
+---@return string
+function core.canonical(host)
+  local buffer = core.addressBuffer()
+  if C.skald_canonical(host, buffer) == 0 then
+    host = ffi.string(buffer.text)
+  end
+  return host:find(":", 1, true) and "[" .. host .. "]" or host
 end
 
 --- A handle's place (base/slots.h): small and dense.

@@ -57,11 +57,11 @@ local function fail(self, code, by, detail, errno)
   self.connector:failed(code, by, detail, errno)
 end
 
-local function failWith(self, errno)
+local function failWith(self, errno, by)
   if errno == core.errors.ECANCELED then
     fail(self, "stopped", "host")
   else
-    fail(self, errno == core.errors.ETIMEDOUT and "timeout" or "lost", "peer", core.errorOf(errno))
+    fail(self, errno == core.errors.ETIMEDOUT and "timeout" or "lost", by, core.errorOf(errno))
   end
 end
 
@@ -122,12 +122,12 @@ local function tryNext(self)
       self.next = timers.own(NEXT_AFTER, tryNext, self)
       return
     end
-    self.errno = self.errno or errno
+    self.errno, self.by = self.errno or errno, self.by or "local"
     address = takeAddress(self)
   end
   if next(self.open) == nil and not self.lookup then
     if self.errno then
-      failWith(self, self.errno)
+      failWith(self, self.errno, self.by)
     else
       fail(self, "lost", "host", self.problem, self.problemCode)
     end
@@ -175,16 +175,16 @@ local function dialPath(self)
   if errno == core.errors.EAGAIN then
     self.next = timers.own(QUEUE_FULL, dialPath, self)
   elseif errno ~= 0 then
-    failWith(self, errno)
+    failWith(self, errno, errno == core.errors.ECONNREFUSED and "peer" or "local")
   end
 end
 
 --- A socket of it could not be connected.
 ---@param errno integer
 function Attempt:refused(errno)
-  self.errno = errno
+  self.errno, self.by = errno, "peer"
   if not self.found or errno == core.errors.ECANCELED then
-    failWith(self, errno)
+    failWith(self, errno, "peer")
   else
     tryNext(self)
   end
@@ -199,7 +199,7 @@ local function go(self)
   elseif C.skald_is_address(endpoint.host) then
     local errno = dialAddress(self, endpoint.host)
     if errno ~= 0 then
-      failWith(self, errno)
+      failWith(self, errno, "local")
     end
   else
     dialName(self)

@@ -84,6 +84,10 @@ function read.port(text)
   return number(text, 0, 65535), "a port is a number from 0 to 65535"
 end
 
+function read.peerPort(text)
+  return number(text, 1, 65535), "a port to connect to is a number from 1 to 65535"
+end
+
 function read.backlog(text)
   return number(text, 1, 2147483647), "backlog is a number from 1"
 end
@@ -136,7 +140,7 @@ local servers = {
 }
 
 local clients = {
-  tcp = { { "host", "port" }, { host = "name", port = "port", timeout = "timeout", bindAddress = "host" } },
+  tcp = { { "host", "port" }, { host = "name", port = "peerPort", timeout = "timeout", bindAddress = "host" } },
   unix = { { "path" }, { path = "path", timeout = "timeout" } },
 }
 
@@ -266,12 +270,12 @@ Server.__index = Server
 ---@param factory table a factory, a Factory class, or a definition
 ---@return Deferred of the port
 function Server:listen(factory)
-  local defer = require "skald.deferred"
-  local port, message, code = require("skald.program").listen(factory, self.endpoint)
-  if port then
-    return defer.succeed(port)
-  end
-  return defer.fail { message = ("%s: %s"):format(self.text, message), code = code }
+  local text, endpoint = self.text, self.endpoint
+  require("skald.roster").need("listen", factory)
+  return require("skald.deferred").maybeDeferred(function()
+    local port, message, code = require("skald.program").listen(factory, endpoint)
+    return port or error({ message = ("%s: %s"):format(text, message), code = code }, 0)
+  end)
 end
 
 --- An endpoint to connect to.
@@ -284,10 +288,14 @@ Client.__index = Client
 ---@param factory table a factory, a Factory class, or a definition
 ---@return Deferred of the protocol; cancelling it gives up connecting
 function Client:connect(factory)
+  require("skald.roster").need("connect", factory)
   return require("skald.program").connectOnce(factory, self.endpoint)
 end
 
 local function fromString(s, parser, methods)
+  if type(s) ~= "string" then
+    error(("an endpoint is a string, not a %s"):format(type(s)), 3)
+  end
   local endpoint, message = parser(s)
   if not endpoint then
     error(message, 3)
@@ -299,14 +307,16 @@ end
 ---@param s string
 ---@return ServerEndpoint
 function endpoints.serverFromString(s)
-  return fromString(s, endpoints.parseServer, Server)
+  local endpoint = fromString(s, endpoints.parseServer, Server) -- no tail call: an error names the caller
+  return endpoint
 end
 
 --- The endpoint of a string, to connect to. Raises what is wrong with it.
 ---@param s string
 ---@return ClientEndpoint
 function endpoints.clientFromString(s)
-  return fromString(s, endpoints.parseClient, Client)
+  local endpoint = fromString(s, endpoints.parseClient, Client)
+  return endpoint
 end
 
 --- Connects one protocol, without a factory of one's own.
@@ -314,8 +324,10 @@ end
 ---@param protocol Protocol
 ---@return Deferred of the protocol
 function endpoints.connectProtocol(endpoint, protocol)
-  if type(protocol) ~= "table" then
-    error(("connectProtocol takes a protocol, not a %s"):format(type(protocol)), 2)
+  if getmetatable(endpoint) ~= Client then
+    error("connectProtocol takes an endpoint to connect to, and a protocol", 2)
+  elseif type(protocol) ~= "table" or require("skald.class").is(protocol) then
+    error("connectProtocol takes a protocol: an instance, not a class", 2)
   end
   return endpoint:connect(require("skald.protocol").ClientFactory {
     buildProtocol = function()

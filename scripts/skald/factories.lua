@@ -23,7 +23,7 @@ local factories = {}
 ---@field position integer? among those without a name
 
 -- Fields of a living factory that are no part of what its definition says.
-local own = { state = true, _group = true, _connector = true }
+local own = { state = true, _group = true, _connector = true, connector = true, _tries = true, _since = true }
 
 -- What a table of fields is now, to tell later what running code has changed.
 local function note(fields)

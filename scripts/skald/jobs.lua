@@ -322,13 +322,10 @@ local function awaitEnd(job)
 end
 
 local function endConnectors(service)
-  for _, entry in ipairs(service.generation.entries) do
-    for _, client in ipairs(entry.clients) do
-      client.connector:finish()
+  for connector in pairs(require("skald.connectors").up) do
+    if service.factories[connector.factory] then
+      connector:stop()
     end
-  end
-  for connector in pairs(service.connectors) do
-    connector:finish()
   end
 end
 
@@ -371,11 +368,10 @@ local function heldGenerations(service)
   for _, old in ipairs(service.old) do
     local environment = old.ref[1]
     if environment and now >= old.at + 2 then
-      list[#list + 1] = {
-        generation = old.number,
-        timers = timers.countOf(environment),
-      }
-      if list[#list].timers == 0 and not old.flushed then
+      local held = require("skald.holders").count(service, environment)
+      held.generation = old.number
+      list[#list + 1] = held
+      if held.timers + held.coroutines + held.deferreds == 0 and not old.flushed then
         old.flushed, traced = true, true
       end
     end

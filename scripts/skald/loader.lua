@@ -384,6 +384,7 @@ function loader.new(service, number, sources)
     waiting = {}, -- calls of callWhenRunning
     ports = {}, -- asked for by the script itself
     clients = {}, -- connectors that the script itself asked for
+    starts = {}, -- those that connect once, when it is committed
     obtained = {}, -- { listener, fresh }: its sockets, and whether it was the first to bind them
     claimed = {}, -- listeners of the former generation that it goes on with
     fresh = {}, -- persistent values that are new

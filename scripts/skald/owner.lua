@@ -11,8 +11,7 @@ local owner = {
 ---@field calls table<DelayedCall, true> pending timers
 ---@field things table<table, true> coroutines, loops, connectors: each has a `finish`
 ---@field listeners table<table, true>
----@field held { thing: table, start: fun(thing: table): boolean? }[]? while what it starts is only noted:
----each has `waits` set, until it is started or taken back
+---@field held DelayedCall[]? while its timers are only noted
 ---@field generation table? whose load it stands for
 ---@field idle fun()? called when its last pending timer or thing is gone
 local Owner = {}

@@ -47,11 +47,7 @@ function ports.key(endpoint)
   if endpoint.type == "unix" then
     return "unix:" .. endpoint.path
   end
-  local name, buffer = endpoint.interface or "0.0.0.0", core.addressBuffer()
-  if C.skald_canonical(name, buffer) == 0 then
-    name = ffi.string(buffer.text)
-  end
-  return ("tcp:%s:%d"):format(name:find(":", 1, true) and "[" .. name .. "]" or name, endpoint.port)
+  return ("tcp:%s:%d"):format(core.canonical(endpoint.interface or "0.0.0.0"), endpoint.port)
 end
 
 --- Binds, without accepting.

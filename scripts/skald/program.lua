@@ -50,7 +50,6 @@ end
 ---@field generation Generation? the active one
 ---@field kept table what `persist` keeps
 ---@field factories table<Factory, true> the living ones
----@field connectors table<Connector, true> that running code made
 ---@field old table[] generations that were
 ---@field last table? how the last reload went
 ---@field refused integer reloads that were
@@ -91,7 +90,6 @@ function program.add(script)
     options = script.options,
     kept = {},
     factories = setmetatable({}, { __mode = "k" }),
-    connectors = setmetatable({}, { __mode = "k" }), -- that running code made
     old = {},
     orphans = setmetatable({}, { __mode = "v" }), -- classes that nothing succeeded, by their names
     refused = 0,
@@ -225,14 +223,6 @@ end
 
 -- --- connecting -------------------------------------------------------------------------------
 
--- Whose connectors these are, to end them with the service.
-local function adopt(generation, connector)
-  local service = generation and generation.service
-  if service then
-    service.connectors[connector] = true
-  end
-end
-
 --- What reactor.connectTCP and connectUNIX do. Asked for while a script loads, connecting waits until
 --- that is committed, and a connector that lives already goes on instead.
 ---@param definition table
@@ -242,6 +232,9 @@ function program.connect(definition, endpoint)
   local connectors = require "skald.connectors"
   local generation, who = callingGeneration(), owner.current
   if host.checking or who and who.generation and who.generation.loading then
+    if generation.entries then
+      error("connecting is for the script's load, and for what runs: not for a migrate", 0)
+    end
     local connector = connectors.new(nil, endpoint)
     connector.held = true
     table.insert(generation.clients, { definition = definition, endpoint = endpoint, connector = connector })
@@ -251,7 +244,6 @@ function program.connect(definition, endpoint)
   if generation then
     generation.service.factories[connector.factory] = true
   end
-  adopt(generation, connector)
   connector:belong(who)
   connector:connect()
   return connector
@@ -269,7 +261,6 @@ function program.connectOnce(definition, endpoint)
   if generation then
     generation.service.factories[connector.factory] = true
   end
-  adopt(generation, connector)
   return connector:connectOnce(owner.current)
 end
 
@@ -329,6 +320,9 @@ function program.stopping()
       over:cancel()
     end
     require("skald.triggers").fire("during", "shutdown")
+    for connector in pairs(require("skald.connectors").up) do
+      connector:stop()
+    end
     C.skald_drain(pointer)
   end
   local waits = require("skald.triggers").fire("before", "shutdown")
@@ -346,6 +340,7 @@ end
 
 --- The last connection is gone: factories end, then services.
 function program.stopped()
+  require("skald.turn").ended()
   for _, listener in pairs(dispatch.ports) do
     listener:close()
   end

@@ -114,7 +114,8 @@ end
 
 protocol.ClientFactory = ClientFactory
 
---- Connects again when a connection is lost or could not be made, each time after a longer while.
+--- Connects again when a connection is lost or could not be made, each time after a longer while. Each
+--- of its connectors has a back-off of its own.
 ---@class ReconnectingClientFactory: ClientFactory
 ---@field initialDelay number seconds before the first retry
 ---@field factor number how much longer each retry waits than the one before
@@ -123,8 +124,8 @@ protocol.ClientFactory = ClientFactory
 ---@field maxRetries integer? of tries in a row; none: for ever
 ---@field stableAfter number seconds: a connection that lasted so long makes the delay the first one again
 ---@field clock table? by default the reactor
----@field delay number the one that is next, before jitter
----@field retries integer tries in a row so far
+---@field retries integer tries in a row, of the connector that tried last
+---@field delay number? seconds before jitter, of its next retry
 local ReconnectingClientFactory = ClientFactory {
   initialDelay = 1,
   factor = 2,
@@ -134,6 +135,24 @@ local ReconnectingClientFactory = ClientFactory {
   retries = 0,
   continueTrying = true,
 }
+
+local MOST_DELAY = 1e9 -- seconds
+
+-- The tries of one connector: how many in a row, the delay that is due, the retry that is pending.
+local Tries = {}
+Tries.__index = Tries
+
+-- It is to be tried no more; an owner calls this at its end, too.
+function Tries:finish()
+  local pending = self.pending
+  self.pending = nil
+  if pending then
+    pending:cancel()
+  end
+  if self.owner then
+    self.owner:remove(self)
+  end
+end
 
 -- These work for a factory that is no ReconnectingClientFactory, too: one with `connect =`.
 local function setting(factory, name)
@@ -148,49 +167,77 @@ local function clockOf(factory)
   return factory.clock or require "skald.reactor"
 end
 
--- The delay of the next retry, and from which the one after that is reckoned.
-local function takeDelay(factory)
-  local most = setting(factory, "maxDelay")
-  local delay = math.min(factory.delay or setting(factory, "initialDelay"), most)
-  local jitter = setting(factory, "jitter") or 0
-  factory.delay = math.min(delay * setting(factory, "factor"), most)
-  delay = delay * (1 + jitter * (2 * math.random() - 1))
-  return math.max(0, math.min(delay, most))
+local function triesOf(factory, connector)
+  local all = rawget(factory, "_tries")
+  if not all then
+    all = setmetatable({}, { __mode = "k" })
+    rawset(factory, "_tries", all)
+  end
+  all[connector] = all[connector] or setmetatable({ retries = 0 }, Tries)
+  return all[connector]
 end
 
---- Has a connector connect again, after the delay that is due.
+local function within(value, most)
+  return value == value and math.max(0, math.min(value, most)) or most
+end
+
+-- The delay of the next retry; the one after that is longer.
+local function takeDelay(factory, tries)
+  local most = within(setting(factory, "maxDelay"), MOST_DELAY)
+  local delay = within(tries.delay or setting(factory, "initialDelay"), most)
+  local jitter = setting(factory, "jitter") or 0
+  tries.delay = within(delay * setting(factory, "factor"), most)
+  return within(delay * (1 + jitter * (2 * math.random() - 1)), most)
+end
+
+--- Has a connector connect again, after the delay that is due; not after stopTrying, nor when it has
+--- ended, nor more than maxRetries times in a row.
 ---@param connector Connector? by default the one that it last heard of
 function ReconnectingClientFactory:retry(connector)
   connector = connector or self.connector
   if not connector then
     error("retry: there is no connector yet", 2)
   end
-  local most = setting(self, "maxRetries")
-  local retries = setting(self, "retries")
-  if setting(self, "continueTrying") == false or (most and retries >= most) then
+  local tries, most = triesOf(self, connector), setting(self, "maxRetries")
+  if connector.ended or not setting(self, "continueTrying") or (most and tries.retries >= most) then
     return
   end
-  self.retries = retries + 1
-  self.connector = connector
-  self._retry = clockOf(self):callLater(takeDelay(self), function()
-    self._retry = nil
+  tries:finish()
+  tries.retries = tries.retries + 1
+  local delay = takeDelay(self, tries)
+  self.connector, self.retries, self.delay = connector, tries.retries, tries.delay
+  tries.owner = connector.owner
+  if tries.owner then
+    tries.owner:add(tries)
+  end
+  tries.pending = clockOf(self):callLater(delay, function()
+    tries.pending = nil
     connector:connect()
+    tries:finish()
   end)
 end
 
 --- The next delay is the first one again. Called by itself once a connection has lasted.
-function ReconnectingClientFactory:resetDelay()
+---@param connector Connector? by default all of them
+function ReconnectingClientFactory:resetDelay(connector)
+  for other, tries in pairs(rawget(self, "_tries") or {}) do
+    if connector == nil or other == connector then
+      tries.delay, tries.retries = nil, 0
+    end
+  end
   self.delay, self.retries = nil, 0
 end
 
 --- Retries no more, and stops connecting.
 function ReconnectingClientFactory:stopTrying()
   self.continueTrying = false
-  local pending, connector = self._retry, self.connector or self._connector
-  self._retry = nil
-  if pending then
-    pending:cancel()
+  for connector, tries in pairs(rawget(self, "_tries") or {}) do
+    tries:finish()
+    if connector.state == "connecting" then
+      connector:stopConnecting()
+    end
   end
+  local connector = self._connector
   if connector and connector.state == "connecting" then
     connector:stopConnecting()
   end
@@ -202,19 +249,15 @@ function ReconnectingClientFactory:buildProtocol(addr)
 end
 
 function ReconnectingClientFactory:clientConnectionFailed(connector)
-  if setting(self, "continueTrying") then
-    ReconnectingClientFactory.retry(self, connector)
-  end
+  ReconnectingClientFactory.retry(self, connector)
 end
 
 function ReconnectingClientFactory:clientConnectionLost(connector)
   local since = connector.since or self._since
   if since and clockOf(self):seconds() - since >= setting(self, "stableAfter") then
-    ReconnectingClientFactory.resetDelay(self)
+    ReconnectingClientFactory.resetDelay(self, connector)
   end
-  if setting(self, "continueTrying") then
-    ReconnectingClientFactory.retry(self, connector)
-  end
+  ReconnectingClientFactory.retry(self, connector)
 end
 
 protocol.ReconnectingClientFactory = ReconnectingClientFactory

@@ -1,10 +1,8 @@
 -- The reactor: what a script asks of the loop. Its functions are called with a dot, and work with a
 -- colon too.
 
-local class = require "skald.class"
 local core = require "skald.core"
 local program = require "skald.program"
-local protocol = require "skald.protocol"
 local roster = require "skald.roster"
 local timers = require "skald.timers"
 
@@ -49,19 +47,6 @@ end)
 --- Does nothing: the host runs.
 function reactor.run() end
 
-local function factoryArgument(name, factory)
-  if type(factory) ~= "table" then
-    error(("%s takes a factory, not a %s"):format(name, type(factory)), 3)
-  end
-  if class.is(factory) and not class.derives(factory, protocol.Factory) then
-    error(("%s takes a factory, not a protocol"):format(name), 3)
-  end
-  local problem = roster.problem(factory)
-  if problem then
-    error(("%s: %s"):format(name, problem), 3)
-  end
-end
-
 local function options(name, given, known)
   if given ~= nil and type(given) ~= "table" then
     error(("%s takes its options as a table, not a %s"):format(name, type(given)), 3)
@@ -86,7 +71,7 @@ reactor.listenTCP = plain(function(port, factory, opts)
   if type(port) ~= "number" or port % 1 ~= 0 or port < 0 or port > 65535 then
     error(("listenTCP takes a port from 0 to 65535, not %s"):format(tostring(port)), 2)
   end
-  factoryArgument("listenTCP", factory)
+  roster.need("listenTCP", factory)
   opts = options("listenTCP", opts, { interface = "string", backlog = "number" })
   local host = opts.interface
   if host and not C.skald_is_address(host) then
@@ -109,7 +94,7 @@ reactor.listenUNIX = plain(function(path, factory, opts)
   if type(path) ~= "string" or path == "" then
     error("listenUNIX takes a path", 2)
   end
-  factoryArgument("listenUNIX", factory)
+  roster.need("listenUNIX", factory)
   opts = options("listenUNIX", opts, { mode = "number", backlog = "number" })
   return program.listen(factory, {
     type = "unix",
@@ -134,10 +119,12 @@ local function bindAddressOf(name, opts)
   if from == nil then
     return nil
   end
-  if type(from) ~= "table" or type(from[1]) ~= "string" or not C.skald_is_address(from[1]) then
+  local port = type(from) == "table" and (from[2] or 0)
+  local isPort = type(port) == "number" and port % 1 == 0 and port >= 0 and port <= 65535
+  if not isPort or type(from[1]) ~= "string" or not C.skald_is_address(from[1]) then
     error(('%s: bindAddress is "IP" or { "IP", port }'):format(name), 3)
   end
-  return { from[1], from[2] or 0 }
+  return { from[1], port }
 end
 
 --- Connects to a TCP port. What comes of it the factory hears.
@@ -154,7 +141,7 @@ reactor.connectTCP = plain(function(host, port, factory, opts)
   if type(port) ~= "number" or port % 1 ~= 0 or port < 1 or port > 65535 then
     error(("connectTCP takes a port from 1 to 65535, not %s"):format(tostring(port)), 2)
   end
-  factoryArgument("connectTCP", factory)
+  roster.need("connectTCP", factory)
   opts = options("connectTCP", opts, { timeout = "number", bindAddress = "any" })
   return program.connect(factory, {
     type = "tcp",
@@ -174,7 +161,7 @@ reactor.connectUNIX = plain(function(path, factory, opts)
   if type(path) ~= "string" or path == "" then
     error("connectUNIX takes a path", 2)
   end
-  factoryArgument("connectUNIX", factory)
+  roster.need("connectUNIX", factory)
   opts = options("connectUNIX", opts, { timeout = "number" })
   return program.connect(factory, { type = "unix", path = path, timeout = timeoutOf("connectUNIX", opts) })
 end)

@@ -660,11 +660,15 @@ end
 local function connectAll(change)
   for _, entry in ipairs(change.generation.entries) do
     for _, client in ipairs(entry.clients) do
-      if not change.connected[client.connector] then
+      if not change.connected[client.connector] and not client.connector.unwanted then
         client.connector:connect()
       end
     end
   end
+  for _, connector in ipairs(change.generation.starts) do
+    connector:connect()
+  end
+  change.generation.starts = {}
   for _, old in ipairs(change.former and change.former.entries or {}) do
     for _, client in ipairs(old.clients) do
       if not change.connected[client.connector] then

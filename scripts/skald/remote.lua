@@ -154,7 +154,8 @@ function show.ok(report)
       end
     end
     for _, old in ipairs(service.oldGenerations) do
-      say("  generation %d is still held: %d timers of the host", old.generation, old.timers)
+      say("  generation %d is still held: %d timers, %d coroutines, %d Deferreds of the host", old.generation,
+        old.timers, old.coroutines, old.deferreds)
     end
   end
 end

@@ -85,6 +85,25 @@ local function finish(factory)
   end
 end
 
+--- Raises where a value is no factory that could serve.
+---@param name string who takes it
+---@param factory any
+---@param level integer? of the one to blame; 2 is the caller of the caller
+function roster.need(name, factory, level)
+  level = (level or 2) + 1
+  if type(factory) ~= "table" then
+    error(("%s takes a factory, not a %s"):format(name, type(factory)), level)
+  end
+  local methods = class.is(factory) and factory or class.of(factory)
+  if methods and not class.derives(methods, protocol.Factory) then
+    error(("%s takes a factory, not a protocol"):format(name), level)
+  end
+  local problem = roster.problem(factory)
+  if problem then
+    error(("%s: %s"):format(name, problem), level)
+  end
+end
+
 --- One more of a factory is up: it starts where that is the first; the results of startFactory's
 --- xpcall.
 ---@param factory Factory

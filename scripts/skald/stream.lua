@@ -436,7 +436,7 @@ function StreamProtocol:makeConnection(transport)
   end
   local made = Stream:new(transport, self.clock)
   self.stream = made
-  made.task = async.task(ended)
+  made.task = async.task(self.handle, ended)
   made.task.stream = made
   transport:registerProducer(made, true)
   wake(made, self.handle, self, made)

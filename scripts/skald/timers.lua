@@ -129,7 +129,7 @@ function timers.later(s, f, ...)
     who.calls[call] = true
     if who.held then
       call.waits = true
-      who.held[#who.held + 1] = { thing = call, start = start }
+      who.held[#who.held + 1] = call
       return call
     end
   end
@@ -153,21 +153,27 @@ function timers.own(s, f, ...)
   return call
 end
 
---- Starts what an owner was held back from; from now on it starts at once.
+--- Starts what an owner's timers were held back; from now on they start at once.
 ---@param who Owner
 ---@return boolean? ok nil, message when there are too many
 ---@return string? message
 function timers.release(who)
   local held = who.held
   who.held = nil
-  for _, item in ipairs(held) do
-    local waits = item.thing.waits
-    item.thing.waits = nil
-    if waits and not item.start(item.thing) then
+  for _, call in ipairs(held) do
+    local waits = call.waits
+    call.waits = nil
+    if waits and not start(call) then
       return nil, "too many timers are pending"
     end
   end
   return true
+end
+
+--- Those that are pending, by number.
+---@return table<number, DelayedCall>
+function timers.pending()
+  return calls
 end
 
 --- How many pending timers would call a function of that environment.
