@@ -7,7 +7,7 @@ BUILD ?= build
 CC := $(if $(filter default,$(origin CC)),gcc,$(CC))
 
 # What Debian calls the things that building, testing, linting and comparing take.
-BUILD_PACKAGES := gcc libc6-dev pkg-config libuv1-dev libluajit-5.1-dev lua-cjson-dev luajit libssl3
+BUILD_PACKAGES := gcc libc6-dev pkg-config libuv1-dev libluajit-5.1-dev lua-cjson-dev libc-ares-dev luajit libssl3
 TEST_PACKAGES := lua-busted lua-socket netcat-openbsd socat telnet curl python3 python3-twisted procps lua-cjson git rsync vim-tiny
 LINT_PACKAGES := lua-check clang-format clang-tidy
 BENCH_PACKAGES := lua-luv python3-uvloop golang-go nodejs
@@ -22,8 +22,9 @@ CPPFLAGS_ALL = -Ihost -D_GNU_SOURCE -DSKALD_VERSION='"$(VERSION)"' $(shell pkg-c
 CFLAGS_ALL = -std=c11 -fvisibility=hidden $(WARNINGS) $(VARIANT_FLAGS) $(CFLAGS)
 LDFLAGS_ALL = -rdynamic $(VARIANT_FLAGS) $(LDFLAGS)
 # lua-cjson's own .pc file asks for PUC Lua; its archive alone is what we need.
-LIBS = $(CJSON) $(shell pkg-config --libs luajit libuv) -ldl -lm
+LIBS = $(CJSON) $(CARES) $(shell pkg-config --libs luajit libuv) -ldl -lm
 CJSON ?= -l:liblua5.1-cjson.a
+CARES ?= -l:libcares.a
 
 # Each variant builds in a folder of its own, so that objects never mix. Link-time optimization takes
 # 6 % off a small message: the path from the socket to Lua crosses several files.

@@ -23,6 +23,15 @@ enum {
     LISTENER_MAGIC = 0x736b6c73,
 };
 
+/* What look-ups of names share (resolver.c). */
+struct resolver {
+    struct slots lookups;           /* owns them */
+    struct lookup *retired;         /* owns; over, and yet to be freed */
+    struct timer reaper;            /* frees them */
+    uint64_t turn, slice_ends;      /* of which turn of the loop, and when its slice is over */
+    struct ares_channeldata *files; /* owns; c-ares's, for the hosts file; NULL until the first */
+};
+
 struct loop {
     uv_loop_t uv;
     const struct log *log;
@@ -38,6 +47,7 @@ struct loop {
     struct slots connections;
     struct slots listeners;
     struct slots groups;
+    struct resolver resolver;
     struct group *group_list;
     struct connection *dirty; /* have something put off; linked by dirty_next, newest last */
     struct connection **dirty_end;
@@ -175,6 +185,9 @@ void dial_settle(struct connection *connection); /* one that is being connected 
 int listener_new(struct loop *loop, struct group *group, const struct transport_ops *ops, int fd,
                  uint64_t *handle);
 void listeners_retry(struct loop *loop); /* a descriptor became free */
+
+/* resolver.c */
+void lookups_close(struct loop *loop); /* all that are under way, and nothing is told */
 
 static inline struct loop *connection_loop(const struct connection *connection)
 {

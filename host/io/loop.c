@@ -276,6 +276,7 @@ int loop_close(struct loop *loop)
     int left = 0;
     loop->drained = NULL;
     close_listeners(loop);
+    lookups_close(loop);
     uv_walk(&loop->uv, close_one, loop);
     uv_close((uv_handle_t *)&loop->alarm, NULL);
     uv_close((uv_handle_t *)&loop->soon, NULL);
@@ -295,6 +296,7 @@ void loop_free(struct loop *loop)
     slots_free(&loop->connections);
     slots_free(&loop->listeners);
     slots_free(&loop->groups);
+    slots_free(&loop->resolver.lookups);
     free(loop);
 }
 
@@ -305,6 +307,7 @@ void loop_census(const struct loop *loop, struct loop_census *census)
         .lingering = loop->open - loop->connections.count,
         .listeners = loop->listeners.count,
         .groups = loop->groups.count,
+        .lookups = loop->resolver.lookups.count,
         .timers = loop->timers.count,
         .anchors = anchors_held(&loop->pool),
         .descriptors = loop->open + loop->listeners.count,

@@ -43,6 +43,9 @@ struct loop_events {
     void (*lost)(void *context, struct connection *connection, const struct end *end);
     void (*reloaded)(void *context, struct connection *connection); /* before its next event */
     void (*unlistened)(void *context, uint64_t listener);           /* listener_finish is done */
+    /* A family of a look-up (io/resolver.h) has ended: lookup_next reads its addresses meanwhile,
+     * or `error` says why there are none: one of c-ares's names, such as "ENOTFOUND". */
+    void (*resolved)(void *context, uint64_t lookup, int family, const char *error);
     void (*settled)(void *context); /* all that the last callbacks asked for is done */
     void (*turned)(void *context);  /* loop_end_turn: the turn is over */
 };
@@ -86,6 +89,7 @@ struct loop_census {
     uint32_t lingering;   /* sent their FIN and wait for the peer's */
     uint32_t listeners;
     uint32_t groups;
+    uint32_t lookups;
     uint32_t timers;
     uint32_t anchors;
     uint32_t descriptors; /* of connections and listeners */

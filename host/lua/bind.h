@@ -30,7 +30,7 @@ struct skald_change {
 };
 
 struct skald_census {
-    uint32_t connections, lingering, listeners, groups, timers, anchors, descriptors;
+    uint32_t connections, lingering, listeners, groups, lookups, timers, anchors, descriptors;
 };
 
 /* Where the bytes of a read lie while dispatch.data runs. */
@@ -103,6 +103,15 @@ int skald_watch_open(struct core *core); /* dispatch.changed when there is somet
 int skald_watch_add(struct core *core, const char *folder);
 void skald_watch_remove(struct core *core, int folder);
 bool skald_watch_next(struct core *core, struct skald_change *change); /* false: none waits */
+
+/* bind_resolver.c: `families` is a set of enum lookup_family (io/resolver.h), `servers` NULL or a
+ * list such as "127.0.0.1:5353,[::1]:53". 0 or a positive errno; the handle goes to *lookup. Each
+ * family ends with dispatch.resolved, later. */
+int skald_lookup_start(struct core *core, const char *name, int families, const char *servers,
+                       double *lookup);
+void skald_lookup_cancel(struct core *core, double lookup);
+/* While dispatch.resolved runs: the next address of that family; false: that was the last. */
+bool skald_lookup_next(struct core *core, double lookup, struct skald_address *address);
 
 /* bind_control.c: sends a request to a host's control socket and waits for the answer; 0 or a
  * positive errno. The answer is freed with skald_free. */

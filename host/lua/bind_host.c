@@ -121,9 +121,9 @@ void skald_census(struct core *core, struct skald_census *census)
 {
     struct loop_census counts;
     loop_census(core->loop, &counts);
-    *census = (struct skald_census){counts.connections, counts.lingering, counts.listeners,
-                                    counts.groups,      counts.timers,    counts.anchors,
-                                    counts.descriptors};
+    *census = (struct skald_census){counts.connections, counts.lingering,  counts.listeners,
+                                    counts.groups,      counts.lookups,    counts.timers,
+                                    counts.anchors,     counts.descriptors};
 }
 
 const char *skald_bundled(const char *name, size_t *size)

@@ -32,6 +32,7 @@ enum place {
     RELOADED,
     UNLISTENED,
     TURNED,
+    RESOLVED,
     HANGUP,
     RUNNING,
     STOPPING,
@@ -57,6 +58,7 @@ static const char *const names[PLACES] = {
     [CHANGED] = "changed",
     [RELOADED] = "reloaded",
     [UNLISTENED] = "unlistened",
+    [RESOLVED] = "resolved",
     [HANGUP] = "hangup",
     [RUNNING] = "running",
     [STOPPING] = "stopping",
@@ -238,6 +240,16 @@ static void on_unlistened(void *context, uint64_t listener)
     call(core, 1);
 }
 
+static void on_resolved(void *context, uint64_t lookup, int family, const char *error)
+{
+    struct core *core = context;
+    lua_pushvalue(core->L, RESOLVED);
+    lua_pushnumber(core->L, (double)lookup);
+    lua_pushinteger(core->L, family);
+    lua_pushstring(core->L, error); // [resolved, lookup, family, error or nil]
+    call(core, 3);
+}
+
 static void call_once(struct core *core, bool wanted, void (**function)(struct core *core))
 {
     void (*wanted_function)(struct core * core) = *function;
@@ -273,6 +285,7 @@ const struct loop_events dispatch_events = {
     .lost = on_lost,
     .reloaded = on_reloaded,
     .unlistened = on_unlistened,
+    .resolved = on_resolved,
     .settled = on_settled,
     .turned = on_turned,
 };

@@ -118,10 +118,10 @@ static void on_census(uv_signal_t *signal, int number)
     double memory = dispatch_memory(&host->core);
     loop_census(host->core.loop, &census);
     log_write(&host->log, LOG_INFO,
-              "alive: %u connections, %u lingering, %u listeners, %u groups, %u timers, "
-              "%u anchors, %d registered, %.0f KB of Lua",
-              census.connections, census.lingering, census.listeners, census.groups, census.timers,
-              census.anchors, dispatch_registry(&host->core), memory);
+              "alive: %u connections, %u lingering, %u listeners, %u groups, %u lookups, "
+              "%u timers, %u anchors, %d registered, %.0f KB of Lua",
+              census.connections, census.lingering, census.listeners, census.groups, census.lookups,
+              census.timers, census.anchors, dispatch_registry(&host->core), memory);
 }
 
 static void signals_open(struct host *host)

@@ -140,30 +140,34 @@ local function begin(self)
 end
 
 -- The addresses of one family have come, or there are none.
-local function onFamily(self, family, list, problem, code)
-  self.found[family] = list or {}
-  self.problem, self.problemCode = self.problem or problem, self.problemCode or code
-  self.families = self.families - 1
-  if self.families == 0 then
+local function onFamily(self, family, hosts, problem, code, last)
+  self.found[family] = hosts or {}
+  self.problem, self.problemCode = problem, code
+  if last then
     self.lookup = nil
   end
-  local got = #self.found[family] > 0
   if self.begun then
-    if got and not self.next or next(self.open) == nil then
+    if hosts and not self.next or next(self.open) == nil then
       tryNext(self)
     end
-  elseif self.families == 0 or (family == "TCP6" and got) then
+  elseif last or hosts and family == "TCP6" then
     begin(self)
-  elseif got then
+  elseif hosts then
     self.next = timers.own(IPV6_FIRST, begin, self)
   end
 end
 
+-- The look-up has as long as the whole attempt.
 local function dialName(self)
-  self.found, self.family, self.families = { TCP = {}, TCP6 = {} }, "TCP", 2
-  self.lookup = require("skald.resolver").lookup(self.endpoint.host, function(...)
+  local resolver = require "skald.resolver"
+  local problem, code
+  self.found, self.family = { TCP = {}, TCP6 = {} }, "TCP"
+  self.lookup, problem, code = resolver.lookup(self.endpoint.host, function(...)
     onFamily(self, ...)
-  end)
+  end, { timeout = self.endpoint.timeout })
+  if not self.lookup then
+    fail(self, "lost", "local", problem, code)
+  end
 end
 
 -- --- the attempt ------------------------------------------------------------------------------

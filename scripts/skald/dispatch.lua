@@ -258,6 +258,11 @@ function dispatch.unlistened(handle)
   end
 end
 
+--- A family of a look-up has ended.
+function dispatch.resolved(handle, family, code)
+  require("skald.resolver").resolved(handle, family, code)
+end
+
 --- The loop is about to run.
 function dispatch.running()
   require("skald.program").running()

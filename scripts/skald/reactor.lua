@@ -166,6 +166,28 @@ reactor.connectUNIX = plain(function(path, factory, opts)
   return program.connect(factory, { type = "unix", path = path, timeout = timeoutOf("connectUNIX", opts) })
 end)
 
+-- What Twisted gives: IPv4 where there is any.
+local function preferred(list)
+  for _, found in ipairs(list) do
+    if found.type == "TCP" then
+      return found.host
+    end
+  end
+  return list[1].host
+end
+
+--- Looks a host name up.
+---@param name string a host name, or an address, which is its own answer
+---@param opts? { timeout: number? } seconds (15)
+---@return Deferred of one address as a string, IPv4 where there is any; fails with a DNSLookupError
+reactor.resolve = plain(function(name, opts)
+  if type(name) ~= "string" then
+    error(("resolve takes a name, not a %s"):format(type(name)), 2)
+  end
+  opts = options("resolve", opts, { timeout = "number" })
+  return require("skald.resolver").resolve(name, opts):addCallback(preferred)
+end)
+
 --- Has `f(...)` called when the host starts or stops. Before shutdown, what gives a Deferred is waited
 --- for, as long as --grace says.
 ---@param phase "before"|"during"|"after"

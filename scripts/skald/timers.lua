@@ -140,16 +140,17 @@ function timers.later(s, f, ...)
   return call
 end
 
+local function same(problem)
+  return problem
+end
+
 --- A timer of the library's own: it belongs to nobody, whoever runs.
 ---@param s number
 ---@param f function
 ---@param ... any
 ---@return DelayedCall
 function timers.own(s, f, ...)
-  local who = owner.current
-  owner.current = nil
-  local call = timers.later(s, f, ...)
-  owner.current = who
+  local _, call = assert(owner.call(nil, same, timers.later, s, f, ...))
   return call
 end
 

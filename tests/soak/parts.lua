@@ -5,6 +5,7 @@
 local json = require "cjson.safe"
 local host = require "support.host"
 local client = require "support.client"
+local dns = require "support.dns"
 local process = require "support.process"
 local report = require "bench.report"
 
@@ -569,9 +570,164 @@ function parts.save.run(plan)
   return bars
 end
 
+-- 6. resolve
+
+parts.resolve = {
+  title = "resolve: names that a slow name server answers, while timers run and files are read",
+  long = { names = 1000, delay = 5, most = 20 },
+  short = { names = 300, delay = 0.2 },
+}
+
+-- Every 10 ms it notes how late the timer is, how much of that the host's own work can have been (it had no more CPU
+-- since the last one), and how long a file takes to be read. A line "look N S" looks N names up with S seconds for
+-- each, "cancel" takes all back, both 50 a turn; once all have ended, and a moment later, it says how.
+local RESOLVING = [[
+local reactor = require "skald.reactor"
+local resolver = require "skald.resolver"
+
+local late, own, reading = 0, 0, 0
+local due, cpu
+
+local function measure(now)
+  late = math.max(late, now - due)
+  own = math.max(own, math.min(now - due, os.clock() - cpu))
+end
+
+local function tick()
+  local now = reactor.seconds()
+  if due then
+    measure(now)
+  end
+  local file = io.open(%q)
+  file:read "*a"
+  file:close()
+  reading = math.max(reading, reactor.seconds() - now)
+  due, cpu = reactor.seconds() + 0.01, os.clock()
+  reactor.callLater(0.01, tick)
+end
+reactor.callWhenRunning(tick)
+
+local P, commands, deferreds = {}, {}, {}
+
+local function codeOf(failure)
+  return failure.value and failure.value.code or failure.type
+end
+
+
+function commands.look(self, count, seconds)
+  count = tonumber(count)
+  local left, ends = count, { found = 0, ETIMEOUT = 0, CancelledError = 0 }
+  local function tell()
+    self.transport:write(("%%d %%d %%d %%.3f %%.3f %%.3f\n"):format(ends.found, ends.ETIMEOUT, ends.CancelledError,
+      late * 1000, own * 1000, reading * 1000))
+    late, own, reading = 0, 0, 0
+  end
+  local function note(what)
+    ends[what], left = (ends[what] or 0) + 1, left - 1
+    if left == 0 then
+      reactor.callLater(0.05, tell)
+    end
+  end
+  local function begin(from)
+    for i = from, math.min(from + 49, count) do
+      deferreds[i] = resolver.resolve(i .. ".slow.test", { timeout = tonumber(seconds) })
+      deferreds[i]:addCallbacks(function() return "found" end, codeOf):addCallback(note)
+    end
+    if from + 50 <= count then
+      reactor.callLater(0, begin, from + 50)
+    end
+  end
+  deferreds = {}
+  begin(1)
+end
+
+function commands.cancel()
+  for i = math.max(#deferreds - 49, 1), #deferreds do
+    deferreds[i]:cancel()
+    deferreds[i] = nil
+  end
+  if deferreds[1] then
+    reactor.callLater(0, commands.cancel)
+  end
+end
+
+function P:dataReceived(data)
+  for word, rest in data:gmatch "(%%a+) ?([^\n]*)\n" do
+    commands[word](self, rest:match "(%%S*) ?(%%S*)")
+  end
+end
+
+return { listen = "tcp:127.0.0.1:0", protocol = P }
+]]
+
+-- Looks names up, `meanwhile` that is under way; how many were found, timed out, were cancelled, how late it all was.
+local function lookUp(c, names, seconds, meanwhile)
+  c:send(("look %d %g\n"):format(names, seconds))
+  if meanwhile then
+    meanwhile()
+  end
+  local ends = {}
+  for number in c:line(PATIENCE):gmatch "%S+" do
+    ends[#ends + 1] = tonumber(number)
+  end
+  return { found = ends[1], late = ends[2], cancelled = ends[3], lateness = ends[4], own = ends[5], reading = ends[6] }
+end
+
+-- Waits for so many questions more; the most descriptors that were open meanwhile.
+local function awaitQuestions(h, server, n)
+  local most, wanted = 0, #server:questions() + n
+  sys.await(function()
+    most = math.max(most, h:descriptors())
+    return #server:questions() >= wanted
+  end, function()
+    return h:story "not all is asked that was to be"
+  end, PATIENCE)
+  return most
+end
+
+local function howLate(bars, most, what, ends)
+  seen(bars, ("the latest timer while %s, ms"):format(what), ends.lateness)
+  bar(bars, "  of that by the host's own work, at most", ends.own, "<=", most)
+  seen(bars, "  the longest read of a file, ms", ends.reading)
+end
+
+function parts.resolve.run(plan)
+  local bars, names, places = {}, plan.names, 256
+  local server = dns.start { ("*.slow.test=192.0.2.1,2001:db8::1,delay:%g"):format(plan.delay) }
+  local text = RESOLVING:format(host.file("some.txt", ("x"):rep(4096)))
+  local h = host.run { host.script(text), options = parts.options, env = server.env }
+  local c = h:connect()
+  lookUp(c, 10, 0.01)
+  local before, memory, most = h:descriptors(), h:memory(), nil
+  sys.pass(plan.delay)
+  local idle = lookUp(c, 1, 0.01)
+  local found = lookUp(c, names, 300, function()
+    most = awaitQuestions(h, server, names * 2)
+  end)
+  local late = lookUp(c, names, plan.delay / 2)
+  local cancelled = lookUp(c, names, 300, function()
+    awaitQuestions(h, server, places * 2)
+    c:send "cancel\n"
+  end)
+  bar(bars, "names found", found.found, "=", names)
+  bar(bars, "names that timed out", late.late, "=", names)
+  bar(bars, "names cancelled", cancelled.cancelled, "=", names)
+  howLate(bars, nil, "nothing is looked up", idle)
+  howLate(bars, plan.most, "names are found", found)
+  howLate(bars, plan.most, "names time out", late)
+  howLate(bars, plan.most, "names are cancelled", cancelled)
+  bar(bars, "descriptors more, at the most", most - before, "<=", places)
+  bar(bars, "descriptors more, afterwards", h:descriptors() - before, "=", 0)
+  bar(bars, "look-ups left", census(h).lookups, "=", 0)
+  seen(bars, "resident memory grown, KB", (h:memory() - memory) / 1024)
+  seen(bars, "most resident memory, KB", h:peakMemory() / 1024)
+  h:stop()
+  return bars
+end
+
 -- Running them
 
-parts.order = { "load", "pause", "connects", "grow", "save" }
+parts.order = { "load", "pause", "connects", "grow", "save", "resolve" }
 
 --- Runs one part and returns its bars, and a text of those that are missed ("" if all is well).
 ---@param name string of `parts.order`

@@ -173,6 +173,10 @@ describe("a host that is reloaded under load", function()
     run "save"
   end)
 
+  it("finds all names that are looked up, and ends each look-up that is to end", function()
+    run "resolve"
+  end)
+
   it("holds no more generations, descriptors, listeners and timers afterwards", function()
     run "grow"
   end)
