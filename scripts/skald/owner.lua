@@ -8,7 +8,8 @@ local owner = {
 }
 
 ---@class Owner
----@field calls table<DelayedCall, true> pending timers
+---@field newest DelayedCall|false of its pending timers, which are a list: `before`, `after`. A table with
+---timers as keys would be rehashed all the time, as they come and go
 ---@field things table<table, true> coroutines, loops, connectors: each has a `finish`
 ---@field listeners table<table, true>
 ---@field held DelayedCall[]? while its timers are only noted
@@ -21,7 +22,7 @@ Owner.__index = Owner
 ---@param generation table?
 ---@return Owner
 function owner.new(generation)
-  return setmetatable({ calls = {}, things = {}, listeners = {}, generation = generation }, Owner)
+  return setmetatable({ newest = false, things = {}, listeners = {}, generation = generation }, Owner)
 end
 
 local function restore(before, task, ...)
@@ -38,6 +39,34 @@ function owner.call(who, handler, f, ...)
   local before, task = owner.current, owner.task
   owner.current, owner.task = who, nil
   return restore(before, task, xpcall(f, handler, ...))
+end
+
+--- Owns a timer from now on: it is cancelled at the owner's end.
+---@param call DelayedCall
+function Owner:hold(call)
+  local newest = self.newest
+  call.before, call.after = newest, false
+  if newest then
+    newest.after = call
+  end
+  self.newest = call
+end
+
+--- Owns a timer no more.
+---@param call DelayedCall
+function Owner:drop(call)
+  local before, after = call.before, call.after
+  if before then
+    before.after = after
+  end
+  if after then
+    after.before = before
+  else
+    self.newest = before
+  end
+  if self.idle and not self:isBusy() then
+    self.idle()
+  end
 end
 
 --- Owns a thing from now on: its `finish` is called at the owner's end.
@@ -58,7 +87,7 @@ end
 --- Whether something that it started is still to come.
 ---@return boolean
 function Owner:isBusy()
-  return next(self.calls) ~= nil or next(self.things) ~= nil
+  return self.newest ~= false or next(self.things) ~= nil
 end
 
 local function keys(set)
@@ -88,7 +117,12 @@ end
 --- Its pending timers, as a list.
 ---@return DelayedCall[]
 function Owner:pending()
-  return keys(self.calls)
+  local list, call = {}, self.newest
+  while call do
+    list[#list + 1] = call
+    call = call.before
+  end
+  return list
 end
 
 return owner

@@ -4,11 +4,15 @@ local core = require "skald.core"
 local owner = require "skald.owner"
 
 local C, pointer = core.C, core.pointer
+local place = core.place
+local none = {}
 local timers = {}
-local calls = {} -- by the timer's number
+local calls = {} -- by the places of their handles
 
--- Pending with `handle` set; noted, to be started when a load succeeded, with `waits` set; spent with
--- neither.
+local WAITS = 0 -- a handle: noted, to be started when a load succeeded
+
+-- Pending where it has a handle. Its fields are made all at once: more of them, or others later, would
+-- double what it costs.
 ---@class DelayedCall
 local DelayedCall = {}
 DelayedCall.__index = DelayedCall
@@ -23,27 +27,22 @@ end
 -- It will not run (again): what it would have called is let go.
 local function release(self)
   local who = self.owner
+  self.handle, self.f, self.arguments, self.owner = false, false, false, false
   if who then
-    who.calls[self] = nil
-    if who.idle and not who:isBusy() then
-      who.idle()
-    end
+    who:drop(self)
   end
-  self.f, self.arguments, self.owner = nil, nil, nil
 end
 
 --- Takes the call back.
 ---@return boolean? ok nil, message, code when it ran already or was cancelled before
 function DelayedCall:cancel()
   local handle = self.handle
-  if not handle and not self.waits then
+  if not handle then
     return spent(self)
   end
-  self.waits = nil
   release(self)
-  if handle then
-    self.handle = nil
-    calls[handle] = nil
+  if handle ~= WAITS then
+    calls[place(handle)] = nil
     C.skald_timer_stop(pointer, handle)
   end
   return true
@@ -57,7 +56,7 @@ end
 
 local function move(self, when)
   self.time = when
-  if self.handle then
+  if self.handle ~= WAITS then
     C.skald_timer_move(pointer, self.handle, when)
   end
   return true
@@ -86,7 +85,7 @@ end
 --- Whether it is still to come.
 ---@return boolean
 function DelayedCall:active()
-  return self.handle ~= nil or self.waits ~= nil
+  return self.handle ~= false
 end
 
 --- When it is due, in seconds of `reactor.seconds()`.
@@ -101,7 +100,7 @@ local function start(call)
     return false
   end
   call.handle = handle
-  calls[handle] = call
+  calls[place(handle)] = call
   return true
 end
 
@@ -118,17 +117,21 @@ function timers.later(s, f, ...)
     error(("callLater takes a function, not a %s"):format(type(f)), 2)
   end
   local when = C.skald_seconds(pointer) + s
-  local count = select("#", ...)
-  local call = setmetatable({ handle = nil, time = when, f = f, count = count }, DelayedCall)
-  if count > 0 then
-    call.arguments = { ... }
-  end
+  local call = setmetatable({
+    handle = WAITS,
+    time = when,
+    f = f,
+    arguments = select("#", ...) > 0 and { n = select("#", ...), ... },
+    owner = false,
+    called = false,
+    before = false,
+    after = false,
+  }, DelayedCall)
   local who = owner.current
   if who and not who.ended then
     call.owner = who
-    who.calls[call] = true
+    who:hold(call)
     if who.held then
-      call.waits = true
       who.held[#who.held + 1] = call
       return call
     end
@@ -162,17 +165,15 @@ function timers.release(who)
   local held = who.held
   who.held = nil
   for _, call in ipairs(held) do
-    local waits = call.waits
-    call.waits = nil
-    if waits and not start(call) then
+    if call.handle == WAITS and not start(call) then
       return nil, "too many timers are pending"
     end
   end
   return true
 end
 
---- Those that are pending, by number.
----@return table<number, DelayedCall>
+--- Those that are pending.
+---@return table<integer, DelayedCall>
 function timers.pending()
   return calls
 end
@@ -199,16 +200,16 @@ end
 
 --- A timer is due.
 function timers.due(handle)
-  local call = calls[handle]
+  local at = place(handle)
+  local call = calls[at]
   local who, f, arguments = call.owner, call.f, call.arguments
-  calls[handle] = nil
-  call.handle = nil
-  call.called = true
+  calls[at] = nil
   release(call)
+  call.called = true
   if who then
-    callOwned(who, f, unpack(arguments or {}, 1, call.count))
+    callOwned(who, f, unpack(arguments or none, 1, arguments and arguments.n or 0))
   elseif arguments then
-    f(unpack(arguments, 1, call.count))
+    f(unpack(arguments, 1, arguments.n))
   else
     f()
   end

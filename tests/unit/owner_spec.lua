@@ -32,9 +32,9 @@ describe("an owner", function()
       local call = {}
       function call.cancel()
         cancelled = cancelled + 1
-        who.calls[call] = nil
+        who:drop(call)
       end
-      who.calls[call] = true
+      who:hold(call)
     end
     assert.equal(3, who:finish())
     assert.equal(3, cancelled)
