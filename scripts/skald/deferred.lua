@@ -44,8 +44,8 @@ local isDeferred = deferred.is
 -- --- failures that nobody handled -------------------------------------------------------------
 
 local noted = {} -- Deferreds whose chain ended with a failure
-local host = { noted = function() end, late = function() end }
-local debugging = false
+local host = owner.failures or { noted = function() end, late = function() end }
+local debugging = host.debug or false
 
 --- Who is told: `noted()` when there is a failure that nobody has handled yet, `late(failure)` when
 --- one that was reported is handled after all. With `debug`, Deferreds note where they are made.

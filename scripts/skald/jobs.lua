@@ -322,7 +322,8 @@ local function awaitEnd(job)
 end
 
 local function endConnectors(service)
-  for connector in pairs(require("skald.connectors").up) do
+  local connectors = package.loaded["skald.connectors"]
+  for connector in pairs(connectors and connectors.up or {}) do
     if service.factories[connector.factory] then
       connector:stop()
     end

@@ -5,6 +5,7 @@
 local owner = {
   current = nil, -- the owner of what is started now
   task = nil, -- the coroutine of `async` that is running (skald.async)
+  failures = nil, -- who hears of failures that nobody handled (skald.deferred), where somebody does
 }
 
 ---@class Owner

@@ -1,7 +1,6 @@
 -- Listening sockets, and the ports that scripts hold of them.
 
 local core = require "skald.core"
-local deferred = require "skald.deferred"
 local dispatch = require "skald.dispatch"
 local roster = require "skald.roster"
 
@@ -191,6 +190,7 @@ end
 --- a script loads it only takes back what that script asked for.
 ---@return Deferred of nothing, when that is done
 function Port:stopListening()
+  local deferred = require "skald.deferred"
   local listener = self.listener
   self.listener = nil
   if not listener or not listener.handle then

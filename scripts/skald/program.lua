@@ -1,7 +1,6 @@
 -- What the program has open: its services, the phase it is in, and what running code asks for.
 
 local core = require "skald.core"
-local deferred = require "skald.deferred"
 local dispatch = require "skald.dispatch"
 local log = require "skald.log"
 local owner = require "skald.owner"
@@ -128,7 +127,7 @@ local function fakePort(endpoint)
       return asked
     end,
     stopListening = function()
-      return deferred.succeed()
+      return require("skald.deferred").succeed()
     end,
   }
 end
@@ -279,12 +278,17 @@ end
 
 -- --- the life of the host ---------------------------------------------------------------------
 
+-- Calls what scripts asked for with addSystemEventTrigger, where any did.
+local function fire(phase, event)
+  local triggers = package.loaded["skald.triggers"]
+  return triggers and triggers.fire(phase, event)
+end
+
 --- The loop is about to run.
 function program.running()
   host.phase = "running"
-  local triggers = require "skald.triggers"
-  triggers.fire("before", "startup")
-  triggers.fire("during", "startup")
+  fire("before", "startup")
+  fire("during", "startup")
   for _, change in ipairs(host.starting) do
     change:accept()
     change:conclude()
@@ -297,7 +301,7 @@ function program.running()
     program.guarded(call.owner, call[1], unpack(call, 3, 2 + call[2]))
   end
   host.waiting = nil
-  triggers.fire("after", "startup")
+  fire("after", "startup")
   if host.options.watch then
     require("skald.watch").start()
   end
@@ -319,13 +323,14 @@ function program.stopping()
     if over then
       over:cancel()
     end
-    require("skald.triggers").fire("during", "shutdown")
-    for connector in pairs(require("skald.connectors").up) do
+    fire("during", "shutdown")
+    local connectors = package.loaded["skald.connectors"]
+    for connector in pairs(connectors and connectors.up or {}) do
       connector:stop()
     end
     C.skald_drain(pointer)
   end
-  local waits = require("skald.triggers").fire("before", "shutdown")
+  local waits = fire("before", "shutdown")
   if not waits then
     drain()
     return
@@ -349,7 +354,7 @@ function program.stopped()
       program.dispose(service.generation)
     end
   end
-  require("skald.triggers").fire("after", "shutdown")
+  fire("after", "shutdown")
 end
 
 --- Stops the host in order; where a load asks for it, once that is committed.

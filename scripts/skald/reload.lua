@@ -5,7 +5,6 @@
 local backup = require "skald.backup"
 local check = require "skald.check"
 local class = require "skald.class"
-local connectors = require "skald.connectors"
 local core = require "skald.core"
 local endpoints = require "skald.endpoints"
 local factories = require "skald.factories"
@@ -386,7 +385,8 @@ end
 local function addClients(entry, definition, override)
   for _, text in ipairs(asList(override or definition.connect)) do
     local endpoint = endpoints.parseClient(text)
-    table.insert(entry.clients, { key = connectors.key(endpoint), endpoint = endpoint, persistent = true })
+    local key = require("skald.connectors").key(endpoint)
+    table.insert(entry.clients, { key = key, endpoint = endpoint, persistent = true })
   end
 end
 
@@ -537,7 +537,7 @@ end
 local function makeConnectors(change)
   for _, entry in ipairs(change.generation.entries) do
     for _, client in ipairs(entry.clients) do
-      client.connector = client.connector or connectors.new(entry.factory, client.endpoint)
+      client.connector = client.connector or require("skald.connectors").new(entry.factory, client.endpoint)
     end
   end
 end
@@ -594,7 +594,7 @@ local function settleConnectors(entry, taken)
     if living then
       taken[living] = true
       living.endpoint.timeout = client.endpoint.timeout
-      connectors.forward(client.connector, living)
+      require("skald.connectors").forward(client.connector, living)
       client.connector = living
     end
     client.connector.factory = entry.factory
