@@ -100,6 +100,7 @@ bench-tools: build-deps
 bench: release bench-tools ## CPU, latency, memory, start time, beside a plain C server and others
 	$(call need,$(BENCH_PACKAGES))
 	@luajit tests/bench/bench.lua --json $(BUILD)/bench.json
+	@luajit tests/bench/async.lua --json $(BUILD)/async.json
 
 .PHONY: install
 install: release ## into PREFIX (/usr/local)

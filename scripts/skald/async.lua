@@ -8,7 +8,7 @@ local trace = require "skald.trace"
 
 local isDeferred, isFailure = deferred.is, failure.is
 local create, resume, yield = coroutine.create, coroutine.resume, coroutine.yield
-local status, current = coroutine.status, coroutine.running
+local current = coroutine.running
 local async = {}
 
 -- Coroutines within each other's calls lie on the C stack: so many at a time, then one waits until
@@ -17,13 +17,15 @@ local MOST_NESTED = 100
 local nested = 0
 local waiting, first, last = {}, 1, 0
 
+local MOST_FREE = 100 -- threads that are kept for the next calls
 local MOST_PLACES = 40 -- awaits that a traceback names
 
 --- Those that have not come to their end, and what they run.
 async.alive = setmetatable({}, { __mode = "kv" })
 
 ---@class Task
----@field thread thread
+---@field thread thread? that runs it
+---@field waits boolean its thread does
 ---@field deferred Deferred? fires with what the function gives
 ---@field ended fun(task: Task, ok: boolean, result: any)? is called instead
 ---@field awaits Deferred? what it waits for
@@ -56,27 +58,67 @@ end
 -- coroutine.running would cost a good part of what a small message costs.
 local WAITS, ENDS = {}, {}
 
-local function ends(...)
-  return ENDS, ...
+-- How the call that has just ended went.
+local gone = {}
+
+local function keep(ok, result)
+  gone.ok, gone.result = ok, result
 end
 
--- What a thread runs: a traceback is to be had only where something is raised.
-local function body(f, ...)
-  return ends(xpcall(f, failure.handler, ...))
+-- A traceback is to be had only where something is raised.
+local function call(f, ...)
+  return xpcall(f, failure.handler, ...)
+end
+
+-- What a thread runs: one call after the other, since making a thread costs more than most calls do.
+-- While it waits for the next one its stack refers to nothing of the last.
+local function work()
+  while true do
+    keep(call(yield(ENDS)))
+  end
+end
+
+local free, count = {}, 0 -- threads without work
+
+local function takeThread()
+  if count > 0 then
+    local thread = free[count]
+    free[count] = nil
+    count = count - 1
+    return thread
+  end
+  local thread = create(work)
+  resume(thread)
+  return thread
+end
+
+local function giveThread(thread)
+  if count < MOST_FREE then
+    count = count + 1
+    free[count] = thread
+  end
 end
 
 local function step(task, ...)
   local who, before = owner.current, owner.task
+  local thread = task.thread or takeThread()
   owner.current, owner.task = task.owner, task
+  task.thread, task.waits = thread, false
   nested = nested + 1
-  local _, mark, ok, result = resume(task.thread, ...)
+  local _, mark = resume(thread, ...)
   owner.current, owner.task = who, before
   if mark == ENDS then
-    conclude(task, ok, result)
-  elseif mark ~= WAITS then
+    local result = gone.result
+    gone.result, task.thread = nil, nil
+    giveThread(thread)
+    conclude(task, gone.ok, result)
+  elseif mark == WAITS then
+    task.waits = true
+    if task.over then
+      forget(task)
+    end
+  else
     conclude(task, false, failure.new "an async function waits by await, not by coroutine.yield")
-  elseif task.over then
-    forget(task)
   end
   nested = nested - 1
 end
@@ -106,21 +148,25 @@ function Task:go(...)
   end
 end
 
---- What it waits for is there.
+--- What it waits for is there; unless it could not wait: an await that a C function is in the way of
+--- raises.
 ---@param ok boolean
 ---@param result any
-function Task:proceed(ok, result)
-  self.awaits = nil
-  if not self.done then
-    self:go(ok, result)
+---@param d Deferred
+function Task:proceed(ok, result, d)
+  if self.awaits == d then
+    self.awaits = nil
+    if self.waits and not self.done then
+      self:go(ok, result)
+    end
   end
 end
 
 --- Cancels what it waits for: the CancelledError is raised there.
 function Task:cancel()
   local awaits = self.awaits
-  if awaits then
-    awaits:cancel()
+  if awaits and self.waits then
+    return awaits:cancel()
   elseif not self.done then
     self.cancelled = true -- at its next await
   end
@@ -132,7 +178,7 @@ function Task:finish()
   self.over = true
   self.owner = nil
   self:cancel()
-  if not self.done and status(self.thread) == "suspended" then
+  if not self.done and owner.task ~= self and (self.waits or not self.thread) then
     forget(self)
   end
 end
@@ -143,7 +189,15 @@ end
 ---@return Task
 function async.task(f, ended)
   local who = owner.current
-  local task = setmetatable({ thread = create(body), awaits = nil, owner = who, ended = ended, done = false }, Task)
+  local task = setmetatable({
+    thread = nil,
+    deferred = nil,
+    awaits = nil,
+    owner = who,
+    ended = ended,
+    done = false,
+    waits = false,
+  }, Task)
   if who and who.ended then
     task.owner = nil
   elseif who then
@@ -183,6 +237,10 @@ local function raise(problem)
   error(problem, 0)
 end
 
+-- Waits for nothing: its failure counts as handled. No closure may stand in `await`: LuaJIT compiles
+-- no function that makes one in a branch.
+local NOBODY = { proceed = function() end }
+
 local function isReady(d)
   return d.called and d.paused == 0 and not d.running
 end
@@ -209,7 +267,7 @@ function async.await(d)
     result = d.result
     ok = not isFailure(result)
     if not ok then
-      d:awaitedBy { proceed = function() end }
+      d:awaitedBy(NOBODY)
     end
   elseif current() ~= task.thread then
     error("await works in the function made by async itself, not in a coroutine of its own", 2)

@@ -3,8 +3,8 @@
 --
 -- The callbacks lie flat in the array part, four places each: what is called with a value, what is
 -- called with a failure, further arguments or false, and whose they are (skald.owner) or false. A
--- place for callbacks may hold one of two marks instead: CHAINED, where another Deferred waits for
--- the result, and AWAITED, where a coroutine does.
+-- place for callbacks may hold a mark instead: CHAINED, where another Deferred waits for the result,
+-- PASSED, where another is fired with it, and AWAITED, where a coroutine waits.
 
 local class = require "skald.class"
 local failure = require "skald.failure"
@@ -16,7 +16,7 @@ local deferred = {}
 
 local PLACES = 4
 local MOST_NOTED = 10000
-local CHAINED, AWAITED = {}, {}
+local CHAINED, PASSED, AWAITED = {}, {}, {}
 
 ---@class Deferred
 ---@field called boolean it has fired
@@ -126,7 +126,7 @@ local function adopt(outer, inner)
     end
     outer.result, inner.result = inner.result, nil
   else
-    outer.paused, outer.inner = outer.paused + 1, inner
+    outer.paused, outer.inner, outer.result = outer.paused + 1, inner, inner
     put(inner, CHAINED, CHAINED, outer, false)
   end
 end
@@ -139,6 +139,21 @@ local function handOver(inner, outer)
   outer.result, inner.result = inner.result, nil
   outer.inner = nil
   outer.paused = outer.paused - 1
+end
+
+-- Fires another with the result, which is nil then: that one if it is to run.
+local function pass(d, target)
+  local result = d.result
+  if d.reported then
+    handleLate(d)
+  end
+  d.result = nil
+  if not target.called then
+    target.called, target.result = true, result
+    return target
+  end
+  target.swallows = nil
+  return nil
 end
 
 local function call(d, f, failed, arguments, who)
@@ -171,9 +186,15 @@ local function advance(d)
       handOver(d, arguments)
       d.running = false
       return arguments
+    elseif f == PASSED then
+      local target = pass(d, arguments)
+      if target then
+        d.running = false
+        return target
+      end
     elseif f == AWAITED then
       d.handled = failed
-      arguments:proceed(not failed, d.result)
+      arguments:proceed(not failed, d.result, d)
     elseif f then
       call(d, f, failed, arguments, d[at + 4])
     end
@@ -302,10 +323,7 @@ function Deferred:chainDeferred(d)
   if not isDeferred(d) then
     error(("chainDeferred takes a Deferred, not a %s"):format(type(d)), 2)
   end
-  local function pass(result)
-    d:callback(result)
-  end
-  return add(self, pass, pass, false)
+  return add(self, PASSED, PASSED, d)
 end
 
 --- Has a coroutine wait for the result: `waiter:proceed(ok, result)` is called with it, which stays.
@@ -378,12 +396,11 @@ end
 function Deferred:cancel()
   if self.called then
     if self.inner then
-      self.inner:cancel()
+      return self.inner:cancel() -- a tail call: the stack does not grow, however many wait
     end
     return
   elseif self.task then
-    self.task:cancel()
-    return
+    return self.task:cancel()
   end
   local problem
   if self.canceller then

@@ -28,6 +28,14 @@ local function needOptions(name, options, known)
   return options or {}
 end
 
+local function copy(list)
+  local same = {}
+  for i, d in ipairs(list) do
+    same[i] = d
+  end
+  return same
+end
+
 local function cancelAll(list)
   for _, d in ipairs(list) do
     d:cancel()
@@ -53,13 +61,15 @@ local listOptions = { fireOnOneCallback = true, fireOnOneErrback = true, consume
 
 local function firstError(index, problem)
   return failure.own("FirstError", ("number %d failed: %s"):format(index, tostring(problem)), {
+    index,
+    problem,
     index = index,
     subFailure = problem,
   })
 end
 
 local function make(methods, list, options)
-  list = { unpack(list) }
+  list = copy(list)
   local self = deferred.Deferred.new(methods, function()
     cancelAll(list)
   end)
@@ -137,7 +147,7 @@ function gather.race(list)
   if #list == 0 then
     error("race takes at least one Deferred", 2)
   end
-  list = { unpack(list) }
+  list = copy(list)
   local failures, count = {}, 0
   local over = deferred.Deferred:new(function()
     cancelAll(list)

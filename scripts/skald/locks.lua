@@ -77,6 +77,30 @@ function Held:run(f, ...)
   return self:acquire():addCallback(runHeld, f, { n = select("#", ...), ... })
 end
 
+-- One that gets it may release it at once, and so may the next: so many within each other's calls,
+-- then the outer ones do it.
+local MOST_NESTED = 50
+
+-- What was released goes to the one that has waited longest.
+local function pass(lock)
+  local nested = lock.nested or 0
+  if nested >= MOST_NESTED and lock.waiting.count > lock.owed then
+    lock.owed = lock.owed + 1
+    return
+  end
+  lock.nested, lock.owed = nested + 1, lock.owed or 0
+  repeat
+    if lock.waiting.count > 0 then
+      lock.waiting:pop():callback(lock)
+    else
+      lock:free()
+    end
+    local more = lock.owed > 0
+    lock.owed = more and lock.owed - 1 or 0
+  until not more
+  lock.nested = nested
+end
+
 --- At most so many at a time.
 ---@class DeferredSemaphore
 ---@field limit integer
@@ -101,16 +125,16 @@ function DeferredSemaphore:acquire()
   return deferred.succeed(self)
 end
 
+function DeferredSemaphore:free()
+  self.tokens = self.tokens + 1
+end
+
 --- Gives a token back: to the one that has waited longest.
 function DeferredSemaphore:release()
   if self.tokens >= self.limit then
     error("release: nobody has acquired it", 2)
   end
-  if self.waiting.count > 0 then
-    self.waiting:pop():callback(self)
-  else
-    self.tokens = self.tokens + 1
-  end
+  pass(self)
 end
 
 locks.DeferredSemaphore = DeferredSemaphore
@@ -134,16 +158,16 @@ function DeferredLock:acquire()
   return deferred.succeed(self)
 end
 
+function DeferredLock:free()
+  self.locked = false
+end
+
 --- Gives it to the one that has waited longest.
 function DeferredLock:release()
   if not self.locked then
     error("release: nobody has acquired it", 2)
   end
-  if self.waiting.count > 0 then
-    self.waiting:pop():callback(self)
-  else
-    self.locked = false
-  end
+  pass(self)
 end
 
 locks.DeferredLock = DeferredLock
