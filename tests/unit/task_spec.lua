@@ -1033,7 +1033,7 @@ describe("a LoopingCall", function()
 
   it("leaves a failure that nobody handles to be reported", function()
     looping(error, "oh", 0):start(1)
-    assert.equal("oh", defer.unhandled()[1].failure.message)
+    assert.equal("oh", defer.unhandled()[1].message)
   end)
 
   for _, interval in ipairs { 0, 10 } do
@@ -1901,7 +1901,7 @@ describe("a Cooperator", function()
     it("does not lose an error that nobody asked for", function()
       nextError = "oh"
       clock:advance(0)
-      assert.equal("oh", defer.unhandled()[1].failure.message)
+      assert.equal("oh", defer.unhandled()[1].message)
     end)
 
     it("reports nothing where somebody asks in time, though later", function()
@@ -1977,7 +1977,7 @@ describe("a Cooperator", function()
       one:stop()
       d:errback "oh"
       assert.equal("TaskStopped", outcome[2].type)
-      assert.equal("oh", defer.unhandled()[1].failure.message)
+      assert.equal("oh", defer.unhandled()[1].message)
     end)
 
     it("may stop itself, whatever it gives then", function()
@@ -1997,7 +1997,7 @@ describe("a Cooperator", function()
         error("oh", 0)
       end)
       clock:advance(0)
-      assert.equal("oh", defer.unhandled()[1].failure.message)
+      assert.equal("oh", defer.unhandled()[1].message)
     end)
 
     it("says that it is done", function()
