@@ -57,6 +57,8 @@ int dial_tcp(struct loop *loop, struct group *group, const struct address *addre
 {
     struct sockaddr_storage name, from;
     socklen_t length = address_to_kernel(address, &name);
+    if (local && local->family != address->family)
+        return -EAFNOSUPPORT; /* bind would call it EINVAL */
     int fd = socket(address->family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return -errno;

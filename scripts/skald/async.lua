@@ -131,7 +131,9 @@ local function drain()
     if first > last then
       first, last = 1, 0
     end
-    step(entry.task, unpack(entry, 1, entry.n))
+    if not entry.task.done then
+      step(entry.task, unpack(entry, 1, entry.n))
+    end
   end
 end
 

@@ -406,6 +406,24 @@ function connectors.new(factory, endpoint)
   return self
 end
 
+local MOST_ROUNDS = 10
+
+--- The host, or a service, stops: so do those that are up, and those that their ends make.
+---@param factories table<Factory, true>? only connectors of these
+function connectors.stopAll(factories)
+  local any, rounds = true, 0
+  while any and rounds < MOST_ROUNDS do
+    local list = {}
+    for connector in pairs(connectors.up) do
+      list[#list + 1] = not connector.ended and (not factories or factories[connector.factory]) and connector or nil
+    end
+    for _, connector in ipairs(list) do
+      connector:stop()
+    end
+    any, rounds = #list > 0, rounds + 1
+  end
+end
+
 --- What a script holds of `connector` stands for another one from now on.
 ---@param connector Connector
 ---@param living Connector

@@ -33,7 +33,6 @@ end
 
 -- Lets go of all that it still tries, but for the one that was connected.
 local function release(self)
-  self.over = true
   cancelTimer(self, "next")
   cancelTimer(self, "limit")
   for handle in pairs(self.open) do
@@ -113,24 +112,35 @@ local function takeAddress(self)
   return table.remove(self.found[family], 1)
 end
 
+-- Nothing is open, left or awaited. What a peer said tells most; then why a family could not be looked
+-- up; then why there was no way to an address from here. That a family has no address tells nothing
+-- where the other has one.
+local function giveUp(self)
+  local code = self.problemCode
+  local unknown = code and code ~= "ENODATA" and code ~= "ENOTFOUND"
+  if self.errno and (self.by == "peer" or not unknown) then
+    failWith(self, self.errno, self.by)
+  elseif code == "ETIMEOUT" then
+    fail(self, "timeout", "host", self.problem, "ETIMEDOUT")
+  else
+    fail(self, "lost", "host", self.problem, code)
+  end
+end
+
 local function tryNext(self)
   cancelTimer(self, "next")
-  local address = takeAddress(self)
-  while address do
+  for address in takeAddress, self do
     local errno = dialAddress(self, address)
     if errno == 0 then
       self.next = timers.own(NEXT_AFTER, tryNext, self)
       return
+    elseif errno == core.errors.ECANCELED then
+      return failWith(self, errno)
     end
     self.errno, self.by = self.errno or errno, self.by or "local"
-    address = takeAddress(self)
   end
   if next(self.open) == nil and not self.lookup then
-    if self.errno then
-      failWith(self, self.errno, self.by)
-    else
-      fail(self, "lost", "host", self.problem, self.problemCode)
-    end
+    giveUp(self)
   end
 end
 
@@ -142,7 +152,9 @@ end
 -- The addresses of one family have come, or there are none.
 local function onFamily(self, family, hosts, problem, code, last)
   self.found[family] = hosts or {}
-  self.problem, self.problemCode = problem, code
+  if problem then
+    self.problem, self.problemCode = problem, code -- the last one is the worse of both
+  end
   if last then
     self.lookup = nil
   end
@@ -200,7 +212,7 @@ local function go(self)
   local endpoint = self.endpoint
   if endpoint.type == "unix" then
     dialPath(self)
-  elseif C.skald_is_address(endpoint.host) then
+  elseif not endpoint.host:find("\0", 1, true) and C.skald_is_address(endpoint.host) then
     local errno = dialAddress(self, endpoint.host)
     if errno ~= 0 then
       failWith(self, errno, "local")

@@ -323,10 +323,8 @@ end
 
 local function endConnectors(service)
   local connectors = package.loaded["skald.connectors"]
-  for connector in pairs(connectors and connectors.up or {}) do
-    if service.factories[connector.factory] then
-      connector:stop()
-    end
+  if connectors then
+    connectors.stopAll(service.factories)
   end
 end
 

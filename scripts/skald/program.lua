@@ -269,7 +269,7 @@ function program.whenRunning(f, ...)
   local generation = who and who.generation
   if generation and generation.loading then
     table.insert(generation.waiting, { f, select("#", ...), ... })
-  elseif host.phase ~= "running" then
+  elseif host.phase == "loading" then
     table.insert(host.waiting, { f, select("#", ...), owner = who, ... })
   else
     f(...)
@@ -325,8 +325,8 @@ function program.stopping()
     end
     fire("during", "shutdown")
     local connectors = package.loaded["skald.connectors"]
-    for connector in pairs(connectors and connectors.up or {}) do
-      connector:stop()
+    if connectors then
+      connectors.stopAll()
     end
     C.skald_drain(pointer)
   end

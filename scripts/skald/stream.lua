@@ -11,22 +11,36 @@ local stream = {}
 
 local HELD = 65536 -- bytes that may wait unread before the peer has to
 local LINE = 16384 -- bytes of a line, where nothing else is said
+local MANY = 256 -- pieces that become one: a place in a table takes more than a byte
 
---- What a handler reads from and writes to. Its calls work in `handle`, and in what that calls.
+--- What a handler reads from and writes to. Its calls work in coroutines only: in `handle`, in async
+--- functions, and in what those call; one of them at a time may wait.
 ---@class Stream
 ---@field transport Transport
----@field waits string? what the handler waits for: "data", "count", "delimiter", "room"
+---@field task Task? that waits
+---@field waits string? for what: "data", "count", "delimiter", "room"
 local Stream = class.root "Stream"
 
-function Stream:init(transport, clock)
+function Stream:init(transport, clock, high)
   self.transport, self.clock = transport, clock
+  self.high, self.unseen = high or protocol.defaults.highWater, 0
   self.head, self.at = "", 1 -- what has come, and how far it is read
   self.pieces, self.last = {}, 0 -- what came after that
+  self.joined = 0 -- so many of the pieces were many
   self.size = 0 -- bytes unread
   self.timed = false -- it has a timeout or a deadline
 end
 
 -- --- what has come ----------------------------------------------------------------------------
+
+local function joinLast(self)
+  local pieces, from = self.pieces, self.joined + 1
+  pieces[from] = table.concat(pieces, "", from, self.last)
+  for i = from + 1, self.last do
+    pieces[i] = nil
+  end
+  self.joined, self.last = from, from
+end
 
 local function append(self, data)
   if self.size == 0 then
@@ -34,7 +48,16 @@ local function append(self, data)
   else
     self.last = self.last + 1
     self.pieces[self.last] = data
+    if self.last - self.joined == MANY then
+      joinLast(self)
+    end
   end
+  self.size = self.size + #data
+end
+
+-- What comes before all that is unread.
+local function putBack(self, data)
+  self.head, self.at = data .. self.head:sub(self.at), 1
   self.size = self.size + #data
 end
 
@@ -46,8 +69,8 @@ local function join(self)
   local pieces = self.pieces
   self.head = self.head:sub(self.at) .. table.concat(pieces, "", 1, self.last)
   self.at = 1
-  if self.last > 64 then
-    self.pieces = {}
+  if self.last > 64 or self.joined > 0 then
+    self.pieces, self.joined = {}, 0
   else
     for i = 1, self.last do
       pieces[i] = nil
@@ -58,6 +81,9 @@ end
 
 -- Takes so many bytes, which are there, and drops so many more.
 local function take(self, count, drop)
+  if self.at + count - 1 > #self.head then
+    join(self)
+  end
   local from, upto = self.at, self.at + count - 1
   local data = from == 1 and upto == #self.head and self.head or self.head:sub(from, upto)
   self.at = upto + 1 + (drop or 0)
@@ -152,9 +178,23 @@ local function await(self, what)
   return true, data
 end
 
-local function needHandler(self)
-  if owner.task ~= self.task or self.waits then
-    error("a stream is read and written by its own handler only", 3)
+local function needTask(self)
+  local task = owner.task
+  if not task then
+    error("a stream is read and written in its handler, or in an async function", 3)
+  elseif not self.waits then
+    self.task = task
+  elseif self.task == task then
+    self.waits = nil
+    error("a stream cannot be waited for in a coroutine of one's own, nor in a call from C", 3)
+  else
+    error("another coroutine waits for this stream", 3)
+  end
+end
+
+local function needCount(n, least)
+  if type(n) ~= "number" or n < least or math.floor(n) ~= n then
+    error(("a number of bytes from %d is wanted, not %s"):format(least, tostring(n)), 3)
   end
 end
 
@@ -169,7 +209,9 @@ end
 
 local function early(self, wanted)
   local _, message, code = ending(self)
-  join(self)
+  if self.size == 0 and not code then
+    return nil
+  end
   return nil, message or ("the stream ended before " .. wanted), code or "ENODATA", take(self, self.size)
 end
 
@@ -181,7 +223,10 @@ end
 ---@return string? message where the connection was lost, or the time ran out
 ---@return string? code ECONNRESET and the like; ETIMEDOUT
 function Stream:read(n)
-  needHandler(self)
+  needTask(self)
+  if n then
+    needCount(n, 1)
+  end
   if self.size == 0 then
     if self.over then
       return ending(self)
@@ -196,49 +241,52 @@ function Stream:read(n)
     if data and (not n or #data <= n) then
       return data
     elseif data then
-      append(self, data)
+      putBack(self, data)
     elseif not ok then
       return timedOut()
     else
       return self:read(n)
     end
   end
-  join(self)
   return take(self, math.min(n or self.size, self.size))
 end
 
 --- Exactly `n` bytes.
 ---@param n integer
 ---@return string? data nil where the stream ended before
----@return string? message
+---@return string? message none at an orderly end with nothing unread
 ---@return string? code ENODATA where it ended in order; ECONNRESET and the like; ETIMEDOUT
 ---@return string? rest what had come, where it ended
 function Stream:readExactly(n)
-  needHandler(self)
+  needTask(self)
+  needCount(n, 0)
   self.goal = n
   if self.size < n and not self.over and not await(self, "count") then
     return timedOut()
   end
   if self.size < n then
-    return early(self, ("%d bytes had come"):format(n))
+    return early(self, ("%.0f bytes had come"):format(n))
   end
-  join(self)
   return take(self, n)
 end
 
 -- Where a delimiter begins and ends in the head, when it is there; false where what comes before it
--- is too long; nil and how much was looked through.
+-- is too long.
 local function find(self, delimiter, most)
-  join(self)
   local from, upto = self.head:find(delimiter, self.at, true)
+  if not from and self.last > 0 then
+    join(self)
+    from, upto = self.head:find(delimiter, self.at, true)
+  end
   if (from and from - self.at or self.size - #delimiter + 1) > most then
     return false
   end
   return from, upto
 end
 
--- What lies before a delimiter; "early" where the stream ends before it.
-local function readTo(self, delimiter, most)
+-- Waits for a delimiter: where it begins and ends in the head; nil, and "early" where the stream ends
+-- before it, or a message and a code.
+local function locate(self, delimiter, most)
   local from, upto = find(self, delimiter, most)
   while from == nil do
     if self.over then
@@ -252,91 +300,174 @@ local function readTo(self, delimiter, most)
     from, upto = find(self, delimiter, most)
   end
   if not from then
-    return nil, ("more than %d bytes without a delimiter"):format(most), "EMSGSIZE"
+    return nil, ("more than %.0f bytes without a delimiter"):format(most), "EMSGSIZE"
   end
-  return take(self, from - self.at, upto - from + 1)
+  return from, upto
 end
 
+local CR = 13
+
 --- A line, without its LF, and without a CR before that. What comes before an orderly end of the
---- stream is a line, too.
+--- stream is a line, too. One that is too long stays there.
 ---@param max integer? most bytes of the line (16384)
 ---@return string? line nil at the end of the stream
 ---@return string? message
 ---@return string? code EMSGSIZE for a line that is too long; ECONNRESET and the like; ETIMEDOUT
 function Stream:readLine(max)
-  needHandler(self)
+  needTask(self)
+  if max then
+    needCount(max, 0)
+  end
   max = max or LINE
-  local line, message, code = readTo(self, "\n", max + 1)
-  if message == "early" then
+  local from, upto, code = locate(self, "\n", max + 1)
+  if upto == "early" then
     if self.size == 0 or select(2, ending(self)) then
       return ending(self)
     end
-    line = take(self, self.size)
+    from = #self.head + 1
+    upto = from - 1
+  elseif not from and code ~= "EMSGSIZE" then
+    return nil, upto, code
   end
-  if line and line:byte(-1) == 13 then
-    line = line:sub(1, -2)
+  local cut = from and from > self.at and self.head:byte(from - 1) == CR and 1 or 0
+  if not from or from - self.at - cut > max then
+    return nil, ("a line of more than %.0f bytes"):format(max), "EMSGSIZE"
   end
-  if code == "EMSGSIZE" or line and #line > max then
-    return nil, ("a line of more than %d bytes"):format(max), "EMSGSIZE"
-  end
-  return line, message ~= "early" and message or nil, code
+  return take(self, from - self.at - cut, upto - from + 1 + cut)
 end
 
---- What comes before a delimiter, which is dropped.
+--- For a loop over the lines: `for line in stream:lines() do`. It ends with what readLine gives nil for.
+---@param max integer? most bytes of a line (16384)
+---@return fun(): string?
+function Stream:lines(max)
+  return function()
+    return self:readLine(max)
+  end
+end
+
+--- What comes before a delimiter, which is dropped. What is too long stays there.
 ---@param delimiter string
 ---@param max integer? most bytes before it (16384)
 ---@return string? data nil where the stream ended before
----@return string? message
+---@return string? message none at an orderly end with nothing unread
 ---@return string? code ENODATA where it ended in order; EMSGSIZE; ECONNRESET and the like; ETIMEDOUT
 ---@return string? rest what had come, where it ended
 function Stream:readUntil(delimiter, max)
-  needHandler(self)
+  needTask(self)
   if type(delimiter) ~= "string" or delimiter == "" then
     error("readUntil takes a delimiter", 2)
   end
-  local data, message, code = readTo(self, delimiter, max or LINE)
-  if message == "early" then
+  if max then
+    needCount(max, 0)
+  end
+  local from, upto, code = locate(self, delimiter, max or LINE)
+  if from then
+    return take(self, from - self.at, upto - from + 1)
+  elseif upto == "early" then
     return early(self, "the delimiter")
   end
-  return data, message, code
+  return nil, upto, code
 end
 
 -- --- writing ----------------------------------------------------------------------------------
 
+-- Whether more is queued than the high water; asked when so much was written since it last was.
+local function isFull(self)
+  if self.unseen > self.high then
+    self.unseen = self.transport:bufferedAmount()
+  end
+  return self.unseen > self.high
+end
+
+-- Waits until all is taken. It is a producer only meanwhile: who ends the connection waits for those.
+local function awaitRoom(self)
+  if not self.transport:registerProducer(self, false) then
+    return nil, "closing", "EPIPE"
+  end
+  local inTime = await(self, "room")
+  self.transport:unregisterProducer()
+  if self.why then
+    local _, message, code = ending(self)
+    return nil, message or "closing", code or "EPIPE"
+  elseif not inTime then
+    return timedOut()
+  end
+  self.unseen = 0
+  return true
+end
+
 --- Writes; waits while the peer has more than highWater still to take.
 ---@param data string
----@return boolean? ok nil after the end, or when the time ran out (the bytes are queued all the same)
+---@return boolean? ok nil after the end, or when the time ran out (the bytes are queued all the same,
+---unless a write before had missed its time, too, and there was still no room)
 ---@return string? message
 ---@return string? code EPIPE, ENOBUFS; ETIMEDOUT
 function Stream:write(data)
-  needHandler(self)
+  needTask(self)
+  if type(data) ~= "string" then
+    error(("write takes a string, not a %s"):format(type(data)), 2)
+  end
+  if isFull(self) and not self.why then -- a write before this one has missed its time
+    local ok, message, code = awaitRoom(self)
+    if not ok then
+      return nil, message, code
+    end
+  end
   local ok, message, code = self.transport:write(data)
   if not ok then
     return nil, message, code
-  elseif not self.full then
-    return true
-  elseif not await(self, "room") then
-    return timedOut()
-  elseif self.full then
-    local _
-    _, message, code = ending(self)
-    return nil, message or "closing", code or "EPIPE"
   end
-  return true
+  self.unseen = self.unseen + #data
+  if self.unseen <= self.high or not isFull(self) then
+    return true
+  end
+  return awaitRoom(self)
+end
+
+--- Sends what is queued, and closes. Nothing more is read.
+function Stream:close()
+  self:release()
+  self.transport:loseConnection()
+end
+
+--- Lets go of what it holds.
+function Stream:release()
+  self.closed = true
+  self.waits = nil -- which a coroutine of one's own may have left
+  if self.alarm then
+    self.alarm:cancel()
+    self.alarm = nil
+  end
+end
+
+local function needSeconds(seconds)
+  if seconds ~= nil and (type(seconds) ~= "number" or seconds - seconds ~= 0) then -- not NaN, nor without end
+    error(("a number of seconds is wanted, or nil, not %s"):format(tostring(seconds)), 3)
+  end
+end
+
+-- What was due under the former times is due no more.
+local function setTimed(self)
+  self.timed = self.timeout ~= nil or self.limit ~= nil
+  self.due = nil
 end
 
 --- Each call that waits gives up after so many seconds; nil: none does.
 ---@param seconds number?
 function Stream:setTimeout(seconds)
+  needTask(self)
+  needSeconds(seconds)
   self.timeout = seconds
-  self.timed = self.timeout ~= nil or self.limit ~= nil
+  setTimed(self)
 end
 
 --- All that waits gives up so many seconds from now; nil: nothing does.
 ---@param seconds number?
 function Stream:setDeadline(seconds)
+  needTask(self)
+  needSeconds(seconds)
   self.limit = seconds and clockOf(self):seconds() + seconds
-  self.timed = self.timeout ~= nil or self.limit ~= nil
+  setTimed(self)
 end
 
 -- --- what the transport tells it --------------------------------------------------------------
@@ -350,13 +481,13 @@ local function isThere(self, data)
   end
   local text = self.tail .. data
   self.tail = text:sub(-(#self.delimiter - 1))
-  return text:find(self.delimiter, 1, true) or self.size > self.most
+  return text:find(self.delimiter, 1, true) or self.size - #self.delimiter + 1 > self.most
 end
 
 --- Bytes came.
 function Stream:feed(data)
   local waits = self.waits
-  if self.task.done then
+  if self.closed then
     return
   end
   if waits == "data" then
@@ -383,14 +514,8 @@ function Stream:finish(why)
   end
 end
 
---- The peer has enough to take.
-function Stream:pauseProducing()
-  self.full = true
-end
-
---- There is room again.
+--- All is taken.
 function Stream:resumeProducing()
-  self.full = false
   if self.waits == "room" then
     wake(self)
   end
@@ -409,11 +534,7 @@ local StreamProtocol = protocol.Protocol {}
 local function ended(task, ok, problem)
   local self = task.stream
   local transport = self.transport
-  if self.alarm then
-    self.alarm:cancel()
-    self.alarm = nil
-  end
-  transport:unregisterProducer()
+  self:release()
   if ok then
     transport:loseConnection()
   elseif transport.fail then
@@ -424,21 +545,36 @@ local function ended(task, ok, problem)
   end
 end
 
+-- The handler hears of the end though the class has a connectionLost of its own, which is the last.
+local function connectionLost(self, reason)
+  self.connectionLost = nil
+  self.stream:finish(reason)
+  self:connectionLost(reason)
+end
+
+local function open(self, transport)
+  local factory = self.factory
+  self.transport = transport
+  self.stream = Stream:new(transport, self.clock, factory and factory.highWater)
+  return self.stream
+end
+
 --- Connects, and runs the handler up to its first wait.
 ---@param transport Transport
 function StreamProtocol:makeConnection(transport)
-  self.transport = transport
+  local made = open(self, transport)
   if type(self.handle) ~= "function" then
     error("a StreamProtocol has a function handle(self, stream)", 0)
   end
   if self.connectionMade then
     self:connectionMade()
   end
-  local made = Stream:new(transport, self.clock)
-  self.stream = made
-  made.task = async.task(self.handle, ended)
-  made.task.stream = made
-  transport:registerProducer(made, true)
+  made.over = transport.disconnecting
+  if self.connectionLost ~= StreamProtocol.connectionLost then
+    self.connectionLost = connectionLost
+  end
+  local task = async.task(self.handle, ended)
+  task.stream, made.task = made, task
   wake(made, self.handle, self, made)
 end
 
@@ -455,5 +591,23 @@ function StreamProtocol:connectionLost(reason)
 end
 
 stream.StreamProtocol = StreamProtocol
+
+-- One that somebody else reads and writes.
+local Plain = StreamProtocol {}
+
+Plain.makeConnection = open
+
+--- Connects, for a coroutine to read and write.
+---@param endpoint string|ClientEndpoint
+---@return Deferred of the stream, which is to be closed by `close`
+function stream.connect(endpoint)
+  local endpoints = require "skald.endpoints"
+  if type(endpoint) == "string" then
+    endpoint = endpoints.clientFromString(endpoint)
+  end
+  return endpoints.connectProtocol(endpoint, Plain:new()):addCallback(function(made)
+    return made.stream
+  end)
+end
 
 return stream

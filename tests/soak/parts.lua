@@ -727,7 +727,8 @@ end
 
 -- Running them
 
-parts.order = { "load", "pause", "connects", "grow", "save", "resolve" }
+parts.order = { "load", "pause", "connects", "grow", "save", "resolve", "streams" }
+parts.streams = require "soak.streams"
 
 --- Runs one part and returns its bars, and a text of those that are missed ("" if all is well).
 ---@param name string of `parts.order`

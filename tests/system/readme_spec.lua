@@ -31,6 +31,21 @@ describe("the README", function()
     assert.equal(0, nc:wait())
   end)
 
+  it("has a service that asks another one, and waits for its answers", function()
+    local text = readme()
+    local shout, front = text:match "```lua\n(%-%- shout.-)```.-```lua\n(%-%- front.-)```"
+    local upstream = host.run { host.script(shout, "shout.lua"), "listen=tcp:127.0.0.1:0" }
+    front = front:gsub("127%.0%.0%.1:7010", "127.0.0.1:" .. upstream.port)
+    local h = host.run { host.script(front, "front.lua"), "listen=tcp:127.0.0.1:0" }
+    local c = h:connect()
+    c:send((text:match "printf '(good\\nmorning\\n)' | nc":gsub("\\n", "\n")))
+    for line in text:match "nc %-N 127%.0%.0%.1 7011\n(.-)\n\n":gmatch "[^\n]+" do
+      assert.equal(line:match "^%s*(.*)$", c:line())
+    end
+    c:halfClose()
+    assert.equal("", (c:receiveAll()))
+  end)
+
   it("names the bundled services that there are, and so does --help", function()
     local help = process.start { host.binary, "--help" }
     assert.equal(0, help:wait())
@@ -39,7 +54,7 @@ describe("the README", function()
     for path in listing:lines() do
       local name = path:match "([^/]+)%.lua$"
       assert.truthy(readme():find("`" .. name .. "`", 1, true), name .. " is not in the README")
-      assert.truthy(said:find("%f[%w]" .. name .. "%f[%W]"), name .. " is not in --help")
+      assert.truthy(said:find("%f[%w]" .. name:gsub("%-", "%%-") .. "%f[%W]"), name .. " is not in --help")
     end
     listing:close()
   end)

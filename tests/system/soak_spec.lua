@@ -177,6 +177,10 @@ describe("a host that is reloaded under load", function()
     run "resolve"
   end)
 
+  it("keeps the deadlines of streams whose peers are slow or never read, in bounded memory", function()
+    run "streams"
+  end)
+
   it("holds no more generations, descriptors, listeners and timers afterwards", function()
     run "grow"
   end)

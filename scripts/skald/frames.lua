@@ -1,0 +1,269 @@
+-- Receivers of strings whose length comes first: as digits (netstrings) or as a number of 1, 2 or 4
+-- bytes. Pure. What a receiver holds is told in skald.lines; a part has here, besides its pieces:
+--   head     the bytes of the length
+--   length   the length, or what its digits make so far
+--   whole    how many bytes follow the length; false while that is not all here
+--   told     lengthLimitExceeded was called for it
+
+local lines = require "skald.lines"
+local protocol = require "skald.protocol"
+
+local byte, char, floor, sub = string.byte, string.char, math.floor, string.sub
+local addPiece, close, isReady, join, takeAll = lines.addPiece, lines.close, lines.isReady, lines.join, lines.takeAll
+
+local frames = {}
+
+local function newPart(head, length, whole, told)
+  return { size = 0, joined = 0, head = head, tail = "", length = length, whole = whole, told = told }
+end
+
+-- Whether a string that was too long still is; then nothing of it is wanted, and nothing behind it
+-- can be found.
+local function isRefused(self, state, part)
+  if part.told and part.length > self.MAX_LENGTH then
+    state.over = true
+    return true
+  end
+  return false
+end
+
+-- Takes what the chunk has of a string that has begun. Gives the string once it is all here.
+local function collect(state, part)
+  local chunk, from = state.chunk, state.from
+  local last = from + part.whole - part.size - 1
+  local piece = sub(chunk, from, last)
+  if last > #chunk then
+    addPiece(part, piece)
+    state.chunk, state.from = "", 1
+    return nil
+  end
+  state.from, state.part = last + 1, false
+  return join(part, piece)
+end
+
+local function refuse(self, state, head, length, whole)
+  state.part = newPart(head, length, whole, true)
+  self:lengthLimitExceeded(length)
+end
+
+local function checkString(s)
+  if type(s) ~= "string" then
+    error(("sendString takes a string, not a %s"):format(type(s)), 3)
+  end
+end
+
+local function deliverString(self, state)
+  local s = self:_next(state)
+  if s then
+    self:stringReceived(s)
+    return true
+  end
+  return false
+end
+
+--- What all receivers of strings have.
+---@class StringReceiver: Receiver
+---@field MAX_LENGTH integer 99999 unless changed
+local Frames = { MAX_LENGTH = 99999 }
+
+-- As with lines.
+function Frames:_parse(state)
+  if deliverString(self, state) and deliverString(self, state) and deliverString(self, state) then
+    local s = self:_next(state)
+    while s do
+      self:stringReceived(s)
+      s = self:_next(state)
+    end
+  end
+end
+
+--- A string came. To be overridden, as all callbacks are.
+---@param s string
+function Frames:stringReceived(s) end -- luacheck: no unused args
+
+--- A string is longer than MAX_LENGTH. Closes; an override may raise MAX_LENGTH and have it all the
+--- same, or take everything by `clearBuffer`; else nothing more is delivered.
+---@param length integer of netstrings: what the digits make up to the one that proves it too long
+function Frames:lengthLimitExceeded(length) -- luacheck: no unused args
+  close(self)
+end
+
+--- Drops what has not been parsed, the length of an unfinished string included.
+---@return string dropped
+function Frames:clearBuffer()
+  return takeAll(self)
+end
+
+--- Strings behind their length as a number, the highest byte first.
+---@class IntStringReceiver: StringReceiver
+---@field prefixLength integer how many bytes that number takes: 1 to 4
+local IntStringReceiver = protocol.Protocol(lines.Receiver, Frames)
+
+local function decode(a, b, c, d)
+  if d then
+    return ((a * 256 + b) * 256 + c) * 256 + d
+  elseif c then
+    return (a * 256 + b) * 256 + c
+  end
+  return b and a * 256 + b or a
+end
+
+local function encode(number, width)
+  local bytes = char(floor(number / 0x1000000), floor(number / 0x10000) % 256, floor(number / 256) % 256, number % 256)
+  return sub(bytes, 5 - width)
+end
+
+local nextInt
+
+local function continueInt(self, state, part)
+  if not part.whole then
+    state.chunk = takeAll(self)
+    return nextInt(self, state)
+  elseif isRefused(self, state, part) then
+    return nextInt(self, state)
+  end
+  local s = collect(state, part)
+  if s then
+    return s
+  end
+  return nextInt(self, state)
+end
+
+function nextInt(self, state)
+  if not isReady(self, state) then
+    return nil
+  elseif state.part then
+    return continueInt(self, state, state.part)
+  end
+  local chunk, from = state.chunk, state.from
+  local first = from + self.prefixLength
+  if first > #chunk + 1 then
+    state.part = newPart(sub(chunk, from), 0, false, false)
+    state.chunk, state.from = "", 1
+    return nextInt(self, state)
+  end
+  local length = decode(byte(chunk, from, first - 1))
+  local last = first + length - 1
+  if length <= self.MAX_LENGTH and last <= #chunk then
+    state.from = last + 1
+    return sub(chunk, first, last)
+  end
+  state.from = first
+  if length > self.MAX_LENGTH then
+    refuse(self, state, sub(chunk, from, first - 1), length, length)
+  else
+    state.part = newPart(sub(chunk, from, first - 1), length, length, false)
+  end
+  return nextInt(self, state)
+end
+
+IntStringReceiver._next = nextInt
+
+--- Sends a string behind its length; answers as `transport:write` does.
+---@param s string shorter than 256^prefixLength, else it raises
+function IntStringReceiver:sendString(s)
+  checkString(s)
+  local width = self.prefixLength
+  if #s >= 256 ^ width then
+    error(("sendString: %d bytes are too many for a length of %d bytes"):format(#s, width), 2)
+  end
+  return self.transport:write(encode(#s, width) .. s)
+end
+
+---@class Int8StringReceiver: IntStringReceiver
+frames.Int8StringReceiver = IntStringReceiver { prefixLength = 1 }
+
+---@class Int16StringReceiver: IntStringReceiver
+frames.Int16StringReceiver = IntStringReceiver { prefixLength = 2 }
+
+---@class Int32StringReceiver: IntStringReceiver
+frames.Int32StringReceiver = IntStringReceiver { prefixLength = 4 }
+
+--- Netstrings: `5:hello,`.
+---@class NetstringReceiver: StringReceiver
+---@field brokenPeer boolean the peer sent what is no netstring, or one that is too long
+local NetstringReceiver = protocol.Protocol(lines.Receiver, Frames, { brokenPeer = false })
+
+local COLON, COMMA, ZERO, NINE = byte(":,09", 1, 4)
+
+local function breakOff(self)
+  self.brokenPeer = true
+  close(self)
+end
+
+function NetstringReceiver:lengthLimitExceeded(length) -- luacheck: no unused args
+  breakOff(self)
+end
+
+-- Reads digits: the number so far, and where it stopped, which is at what is no digit (nor may be one
+-- behind a leading zero), behind the end, or behind the digit that proves it too long.
+local function readDigits(chunk, at, number, limit)
+  local digit = byte(chunk, at)
+  while digit and digit >= ZERO and digit <= NINE and number ~= 0 do
+    number = (number or 0) * 10 + digit - ZERO
+    at = at + 1
+    if number > limit then
+      break
+    end
+    digit = byte(chunk, at)
+  end
+  return number, at
+end
+
+local nextNetstring
+
+local function continueNetstring(self, state, part)
+  local s = not isRefused(self, state, part) and collect(state, part)
+  if not s then
+    return nextNetstring(self, state)
+  elseif byte(s, #s) ~= COMMA then
+    return breakOff(self)
+  end
+  return sub(s, 1, -2)
+end
+
+function nextNetstring(self, state)
+  local part = state.part
+  if not isReady(self, state) then
+    return nil
+  elseif part and (part.whole or isRefused(self, state, part)) then
+    return continueNetstring(self, state, part)
+  end
+  local chunk, from, limit = state.chunk, state.from, self.MAX_LENGTH
+  local length, at = readDigits(chunk, from, part and part.length or nil, limit)
+  local head = (part and part.head or "")
+  if length and length > limit then
+    state.from = at
+    refuse(self, state, head .. sub(chunk, from, at - 1), length, false)
+    return nextNetstring(self, state)
+  elseif at > #chunk then
+    state.part = newPart(head .. sub(chunk, from), length, false, false)
+    state.chunk, state.from = "", 1
+    return nextNetstring(self, state)
+  elseif not length or byte(chunk, at) ~= COLON then
+    return breakOff(self)
+  end
+  local comma = at + 1 + length
+  if comma > #chunk then
+    state.from = at + 1
+    state.part = newPart(head .. sub(chunk, from, at), length, length + 1, false)
+    return nextNetstring(self, state)
+  elseif byte(chunk, comma) ~= COMMA then
+    return breakOff(self)
+  end
+  state.from, state.part = comma + 1, false
+  return sub(chunk, at + 1, comma - 1)
+end
+
+NetstringReceiver._next = nextNetstring
+
+--- Sends a netstring; answers as `transport:write` does.
+---@param s string
+function NetstringReceiver:sendString(s)
+  checkString(s)
+  return self.transport:write(#s .. ":" .. s .. ",")
+end
+
+frames.NetstringReceiver = NetstringReceiver
+
+return frames

@@ -1,0 +1,415 @@
+-- Receivers of lines, and what every receiver shares. Pure: bytes come in by dataReceived, cut anywhere.
+--
+-- What a receiver holds stands in its `_state`, a table of one shape for all of them:
+--   chunk, from   what is being parsed, and the first byte in it that is not parsed yet
+--   queue         what came behind it, while a handler ran or while paused
+--   part          the beginning of a message whose end has not come: pieces, and what is known of it
+--   busy          a handler may be running: what comes now is parsed when that has returned
+--   over          closed by us: nothing more is delivered
+--   raw           a LineReceiver's: what comes are no lines
+-- All of it is right before a handler is called, and is looked at again after it: a handler may pause,
+-- feed, close, raise, take the rest, change the delimiter.
+
+local failure = require "skald.failure"
+local protocol = require "skald.protocol"
+
+local byte, concat, find, sub = string.byte, table.concat, string.find, string.sub
+
+local lines = {}
+
+-- So many small pieces become one: a message that comes byte by byte takes about its own size.
+local MANY = 256
+
+--- Adds to the beginning of a message.
+---@param part table a list, with `size` (of the pieces together) and `joined` (how many are large)
+---@param piece string
+function lines.addPiece(part, piece)
+  local count = #part + 1
+  part[count] = piece
+  part.size = part.size + #piece
+  local first = part.joined + 1
+  if count - first == MANY then
+    part[first] = concat(part, "", first, count)
+    for i = count, first + 1, -1 do
+      part[i] = nil
+    end
+    part.joined = first
+  end
+end
+
+--- The pieces of a message and its end.
+---@param part table
+---@param ending string
+---@return string
+function lines.join(part, ending)
+  if part[2] then
+    return concat(part) .. ending
+  end
+  return (part[1] or "") .. ending
+end
+
+local addPiece, join = lines.addPiece, lines.join
+
+-- What of a chunk is not parsed; the whole of it is not copied.
+local function restOf(chunk, from)
+  return from == 1 and chunk or sub(chunk, from)
+end
+
+local function stateOf(self)
+  local state = self._state
+  if not state then
+    state = { chunk = "", from = 1, queue = false, part = false, busy = false, over = false, raw = false }
+    self._state = state
+  end
+  return state
+end
+
+local function forget(state)
+  state.chunk, state.from, state.queue, state.part = "", 1, false, false
+end
+
+--- Takes all that is not parsed.
+---@param self Receiver
+---@return string
+function lines.takeAll(self)
+  local state = self._state
+  if not state then
+    return ""
+  end
+  local part, queue = state.part, state.queue
+  local rest = restOf(state.chunk, state.from)
+  forget(state)
+  if part then
+    rest = part.head .. join(part, part.tail .. rest)
+  end
+  return queue and rest .. concat(queue) or rest
+end
+
+local takeAll = lines.takeAll
+
+-- What waits behind the chunk becomes the chunk. All at once: each byte is joined once.
+local function advance(state)
+  local queue = state.queue
+  state.chunk, state.from, state.queue = queue and concat(queue) or "", 1, false
+  return queue and true
+end
+
+--- Whether there is a byte to parse, and what comes of it may be delivered.
+---@param self Receiver
+---@param state table
+---@return boolean
+function lines.isReady(self, state)
+  local transport = self.transport
+  if state.over or transport and transport.disconnecting then
+    forget(state)
+    return false
+  elseif self.paused then
+    return false
+  end
+  return state.from <= #state.chunk or advance(state)
+end
+
+local isReady = lines.isReady
+
+--- Closes for a fault of the peer: nothing more is delivered, whatever the transport is.
+---@param self Receiver
+function lines.close(self)
+  local state = stateOf(self)
+  state.over = true
+  forget(state)
+  self.transport:loseConnection()
+end
+
+local function store(state, data)
+  if state.queue then
+    state.queue[#state.queue + 1] = data
+  elseif state.from <= #state.chunk then
+    state.queue = { data }
+  else
+    state.chunk, state.from = data, 1
+  end
+end
+
+local function noted(problem)
+  return { raised = problem, failure = failure.handler(problem) }
+end
+
+-- Parses what is held. Whoever calls may have nothing to do with this connection: where the transport
+-- can be told that its code failed, the error ends there. Else it goes up, and what follows it is
+-- delivered when it is asked for again.
+local function deliverHeld(self)
+  local state = stateOf(self)
+  if state.busy then
+    return
+  end
+  state.busy = true
+  local ok, problem = xpcall(self._parse, noted, self, state)
+  state.busy = false
+  if ok then
+    return
+  elseif self.transport and self.transport.fail then
+    state.over = true
+    forget(state)
+    self.transport:fail(problem.failure.traceback)
+  else
+    error(problem.raised, 0)
+  end
+end
+
+--- What every receiver has.
+---@class Receiver: Protocol
+---@field paused boolean
+local Receiver = { paused = false, _state = false }
+
+--- Bytes came, cut anywhere. An error in a handler goes up to the host, which ends the connection.
+---@param data string
+function Receiver:dataReceived(data)
+  local state = stateOf(self)
+  if #data > 0 then
+    store(state, data)
+  end
+  if not state.busy then
+    state.busy = true
+    self:_parse(state)
+    state.busy = false
+  end
+end
+
+--- Stops reading; nothing more is delivered until `resumeProducing`.
+function Receiver:pauseProducing()
+  self.paused = true
+  self.transport:pauseProducing()
+end
+
+--- Reads again, and delivers at once what was held; from inside a handler, when that has returned.
+function Receiver:resumeProducing()
+  self.paused = false
+  self.transport:resumeProducing()
+  deliverHeld(self)
+end
+
+--- Ends: nothing more is delivered.
+function Receiver:stopProducing()
+  self.paused = true
+  stateOf(self).over = true
+  self.transport:stopProducing()
+end
+
+lines.Receiver = Receiver
+
+local function findTailFrom(chunk, at, delimiter)
+  local length = #chunk
+  while at <= length and sub(chunk, at) ~= sub(delimiter, 1, length - at + 1) do
+    at = at + 1
+  end
+  return at
+end
+
+-- Where the end of a chunk may be the beginning of a delimiter; behind the end if nowhere.
+local function findTail(chunk, from, delimiter)
+  local length, width = #chunk, #delimiter
+  if width > 2 then
+    return findTailFrom(chunk, math.max(from, length - width + 2), delimiter)
+  elseif width == 2 and from <= length and byte(chunk, length) == byte(delimiter, 1) then
+    return length
+  end
+  return length + 1
+end
+
+local nextLine
+
+-- There is no delimiter in what is left. It waits for more, unless it is too long already.
+local function keepLine(self, state, part)
+  local chunk, from, delimiter = state.chunk, state.from, self.delimiter
+  local at = findTail(chunk, from, delimiter)
+  if (part and part.size or 0) + at - from > self.MAX_LENGTH then
+    self:_exceeded(state)
+    return nextLine(self, state)
+  end
+  local piece = sub(chunk, from, at - 1)
+  if part then
+    addPiece(part, piece)
+    part.tail = sub(chunk, at)
+  else
+    state.part = { piece, size = #piece, joined = 0, head = "", tail = sub(chunk, at), delimiter = delimiter }
+  end
+  state.chunk, state.from = "", 1
+  return nextLine(self, state)
+end
+
+-- A delimiter may lie across the cut.
+local function findAcross(self, state, part)
+  local tail = part.tail
+  if tail ~= "" then
+    state.chunk, state.from, part.tail = tail .. restOf(state.chunk, state.from), 1, ""
+  end
+  return find(state.chunk, self.delimiter, state.from, true)
+end
+
+-- The rest of a line that was too long.
+local function skipLine(self, state, part)
+  local _, stop = findAcross(self, state, part)
+  if stop then
+    state.from, state.part = stop + 1, false
+  else
+    part.tail = sub(state.chunk, findTail(state.chunk, state.from, self.delimiter))
+    state.chunk, state.from = "", 1
+  end
+  return nextLine(self, state)
+end
+
+-- A line whose beginning came before this chunk.
+local function continueLine(self, state, part)
+  if part.skipped then
+    return skipLine(self, state, part)
+  elseif part.delimiter ~= self.delimiter then
+    -- another one by now, perhaps in what was looked at
+    state.chunk = takeAll(self)
+    return nextLine(self, state)
+  end
+  local start, stop = findAcross(self, state, part)
+  if not start then
+    return keepLine(self, state, part)
+  elseif part.size + start - 1 > self.MAX_LENGTH then
+    self:_exceeded(state)
+    return nextLine(self, state)
+  end
+  state.from, state.part = stop + 1, false
+  return join(part, sub(state.chunk, 1, start - 1))
+end
+
+-- The next line that may be delivered, or nothing. What is no line is dealt with on the way.
+function nextLine(self, state)
+  if not isReady(self, state) then
+    return nil
+  elseif state.raw then
+    self:rawDataReceived(takeAll(self))
+    return nextLine(self, state)
+  elseif state.part then
+    return continueLine(self, state, state.part)
+  end
+  local chunk, from = state.chunk, state.from
+  local start, stop = find(chunk, self.delimiter, from, true)
+  if not start then
+    return keepLine(self, state)
+  elseif start - from > self.MAX_LENGTH then
+    self:_exceeded(state)
+    return nextLine(self, state)
+  elseif stop < start then
+    error("the delimiter is empty", 0)
+  end
+  state.from = stop + 1
+  return sub(chunk, from, start - 1)
+end
+
+local function deliverLine(self, state)
+  local line = nextLine(self, state)
+  if line then
+    self:lineReceived(line)
+    return true
+  end
+  return false
+end
+
+--- What both receivers of lines have.
+---@class LinesReceiver: Receiver
+---@field delimiter string "\r\n" unless changed
+---@field MAX_LENGTH integer the longest legal line, without its delimiter: 16384 unless changed
+local Lines = { delimiter = "\r\n", MAX_LENGTH = 16384 }
+
+-- A loop that is left at once is none that the compiler can use, and most reads hold few lines. What
+-- comes first in it is the handler, so that each class has one compiled for itself.
+function Lines:_parse(state)
+  if deliverLine(self, state) and deliverLine(self, state) and deliverLine(self, state) then
+    local line = nextLine(self, state)
+    while line do
+      self:lineReceived(line)
+      line = nextLine(self, state)
+    end
+  end
+end
+
+--- A line came. To be overridden, as all callbacks are.
+---@param line string without its delimiter
+function Lines:lineReceived(line) end -- luacheck: no unused args
+
+--- Drops what has not been parsed.
+---@return string dropped
+function Lines:clearLineBuffer()
+  return takeAll(self)
+end
+
+--- Sends a line and the delimiter; answers as `transport:write` does.
+---@param line string
+function Lines:sendLine(line)
+  if type(line) ~= "string" then
+    error(("sendLine takes a string, not a %s"):format(type(line)), 2)
+  end
+  local transport = self.transport
+  if transport.writePair then
+    return transport:writePair(line, self.delimiter)
+  end
+  return transport:write(line .. self.delimiter)
+end
+
+--- Lines, and raw data in between.
+---@class LineReceiver: LinesReceiver
+local LineReceiver = protocol.Protocol(Receiver, Lines)
+
+--- Raw data came.
+---@param data string cut anywhere
+function LineReceiver:rawDataReceived(data) end -- luacheck: no unused args
+
+--- A line is longer than MAX_LENGTH. Closes; an override closes too, or goes on by `setLineMode(rest)`
+--- with what it wants parsed of it.
+---@param rest string the line, and all that came behind it
+function LineReceiver:lineLengthExceeded(rest) -- luacheck: no unused args
+  lines.close(self)
+end
+
+function LineReceiver:_exceeded()
+  self:lineLengthExceeded(takeAll(self))
+end
+
+--- What follows goes to `rawDataReceived`.
+function LineReceiver:setRawMode()
+  stateOf(self).raw = true
+end
+
+--- What follows are lines.
+---@param rest string? what `rawDataReceived` or `lineLengthExceeded` was given and leaves to be parsed
+function LineReceiver:setLineMode(rest)
+  local state = stateOf(self)
+  state.raw = false
+  if rest and #rest > 0 then
+    store(state, rest)
+    deliverHeld(self)
+  end
+end
+
+lines.LineReceiver = LineReceiver
+
+--- Lines, and nothing else.
+---@class LineOnlyReceiver: LinesReceiver
+local LineOnlyReceiver = protocol.Protocol(Receiver, Lines)
+
+--- A line is longer than MAX_LENGTH. Closes; where an override does not, the rest of the line is skipped.
+---@param line string its first MAX_LENGTH + 1 bytes
+function LineOnlyReceiver:lineLengthExceeded(line) -- luacheck: no unused args
+  lines.close(self)
+end
+
+function LineOnlyReceiver:_exceeded(state)
+  local longest = self.MAX_LENGTH + 1
+  local part, from = state.part, state.from
+  local line = sub(state.chunk, from, from + longest - 1)
+  if part then
+    line = sub(join(part, line), 1, longest)
+  end
+  state.part = { size = 0, joined = 0, head = "", tail = "", skipped = true }
+  self:lineLengthExceeded(line)
+end
+
+lines.LineOnlyReceiver = LineOnlyReceiver
+
+return lines
