@@ -54,6 +54,7 @@ local protocolKeys = {
   readConnectionLost = "function",
   writeConnectionLost = "function",
   handshakeCompleted = "function",
+  handle = "function",
   reloaded = "function",
 }
 

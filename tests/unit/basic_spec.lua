@@ -136,7 +136,9 @@ end
 local int = {
   [1] = function(n) return string.char(n) end,
   [2] = function(n) return string.char(math.floor(n / 256), n % 256) end,
-  [4] = function(n) return string.char(math.floor(n / 16777216), math.floor(n / 65536) % 256, math.floor(n / 256) % 256, n % 256) end,
+  [4] = function(n)
+    return string.char(math.floor(n / 16777216), math.floor(n / 65536) % 256, math.floor(n / 256) % 256, n % 256)
+  end,
 }
 
 -- How each kind frames a message, and how its handlers are called.
@@ -1001,7 +1003,8 @@ describe("Int32StringReceiver, of lengths that no peer can mean,", function()
   end)
 
   it("tells lengthLimitExceeded of the number itself", function()
-    assertCuts(deriving(basic.Int32StringReceiver, { lengthLimitExceeded = noting "exceeded" }), "\255\0\0\1", { "exceeded 4278190081" })
+    local Receiver = deriving(basic.Int32StringReceiver, { lengthLimitExceeded = noting "exceeded" })
+    assertCuts(Receiver, "\255\0\0\1", { "exceeded 4278190081" })
   end)
 end)
 
