@@ -178,7 +178,9 @@ end
 --- where it waits after that, it is left.
 function Task:finish()
   self.over = true
-  self.owner = nil
+  if self.deferred then
+    self.deferred.handled = true -- nobody is left to handle it
+  end
   self:cancel()
   if not self.done and owner.task ~= self and (self.waits or not self.thread) then
     forget(self)
@@ -201,7 +203,7 @@ function async.task(f, ended)
     waits = false,
   }, Task)
   if who and who.ended then
-    task.owner = nil
+    task.owner, task.over = nil, true
   elseif who then
     who:add(task)
   end

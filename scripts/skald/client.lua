@@ -20,21 +20,28 @@ local ClientService = class.root "ClientService"
 
 client.ClientService = ClientService
 
+local function endpointOf(given)
+  local endpoint, message = given, nil
+  if type(given) == "string" then
+    endpoint, message = endpoints.parseClient(given)
+  elseif type(given) == "table" and type(given.connect) == "function" then
+    endpoint = given.endpoint
+  end
+  if type(endpoint) ~= "table" or not endpoint.type then
+    error(message or "ClientService takes an endpoint to connect to", 4)
+  end
+  return endpoint
+end
+
 ---@param endpoint string|ClientEndpoint
 ---@param factory table a factory, a Factory class, or a definition
 function ClientService:init(endpoint, factory)
-  if type(endpoint) == "string" then
-    endpoint = endpoints.clientFromString(endpoint)
-  elseif type(endpoint) ~= "table" or type(endpoint.endpoint) ~= "table" then
-    error("ClientService takes an endpoint to connect to", 3)
-  end
-  if type(factory) ~= "table" then
-    error(("ClientService takes a factory, not a %s"):format(type(factory)), 3)
-  elseif not class.is(factory) and not class.of(factory) then
+  self.endpoint = endpointOf(endpoint)
+  roster.need("ClientService", factory, 3)
+  if not class.is(factory) and not class.of(factory) then
     class.adopt(factory, protocol.ReconnectingClientFactory)
   end
   self.factory = roster.factoryOf(factory)
-  self.endpoint = endpoint.endpoint
   self.running = false
 end
 

@@ -129,6 +129,7 @@ function tellFailed(self, why, last)
   filterWaiters(self, function(waiter)
     waiter.left = waiter.left - 1
     if waiter.left <= 0 or last or self.ended then
+      waiter.d.handled = self.belongs and self.belongs.ended -- nobody is left to handle it
       waiter.d:errback(why)
       return false
     end
@@ -148,6 +149,8 @@ function Connector:whenConnected(failAfter)
     d:callback(self.protocol)
   elseif self.ended then
     d:errback "the connector has ended"
+  elseif self.last and not self.up then
+    d:errback(self.last)
   else
     table.insert(self.waiters, { d = d, left = failAfter or math.huge })
   end
@@ -283,16 +286,31 @@ end
 --- Belongs to somebody from now on, and ends with them.
 ---@param who Owner?
 function Connector:belong(who)
-  if who and not who.ended then
-    self.belongs = who
+  if who and who.connector then
+    who = who.connector.belongs -- else each try that a script makes by a new one would hold the last
   end
+  self.belongs = who
+  self.ended = who and who.ended or nil
+end
+
+-- It connects no more: what it started ends, and so does what waits for it.
+local function close(self)
+  self.ended, self.held = true, nil
+  self.owner:finish()
+  if self.state == "disconnected" then
+    tellFailed(self, "the connector has ended")
+  end
+  rest(self)
 end
 
 --- Connects for somebody, who owns it from now on. What a load starts connects when that is committed.
 ---@param who Owner?
 function Connector:start(who)
   self:belong(who)
-  if self.belongs and who.held then
+  who = self.belongs
+  if self.ended then
+    close(self)
+  elseif who and who.held then
     table.insert(who.generation.starts, self)
     who:add(self)
   else
@@ -354,16 +372,6 @@ function Connector:getDestination()
   return address.inet(endpoint.host:find(":", 1, true) and "TCP6" or "TCP", endpoint.host, endpoint.port)
 end
 
--- It connects no more: what it started ends, and so does what waits for it.
-local function close(self)
-  self.ended, self.held = true, nil
-  self.owner:finish()
-  if self.state == "disconnected" then
-    tellFailed(self, "the connector has ended")
-  end
-  rest(self)
-end
-
 --- It ends, with what it started, and connects no more.
 ---@return Deferred of the connector, when its connection is over
 function Connector:finish()
@@ -400,6 +408,7 @@ function connectors.new(factory, endpoint)
     owner = owner.new(),
   }, Connector)
   endpoint.timeout = endpoint.timeout or TIMEOUT
+  self.owner.connector = self
   self.owner.idle = function()
     rest(self)
   end

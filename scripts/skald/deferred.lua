@@ -193,6 +193,9 @@ local function advance(d)
         return target
       end
     elseif f == AWAITED then
+      if failed and d.reported then
+        handleLate(d)
+      end
       d.handled = failed
       arguments:proceed(not failed, d.result, d)
     elseif f then

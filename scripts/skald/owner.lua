@@ -99,7 +99,8 @@ local function keys(set)
   return list
 end
 
---- Ends what it started, and what it will start from now on is nobody's.
+--- Ends what it started. What its code would start from now on does not start: it would go on beside
+--- whatever follows.
 ---@return integer count of timers that were pending
 function Owner:finish()
   self.ended = true

@@ -149,8 +149,10 @@ function Tries:finish()
   if pending then
     pending:cancel()
   end
-  if self.owner then
-    self.owner:remove(self)
+  local who = self.owner
+  self.owner = nil
+  if who then
+    who:remove(self)
   end
 end
 
@@ -198,6 +200,8 @@ function ReconnectingClientFactory:retry(connector)
   if not connector then
     error("retry: there is no connector yet", 2)
   end
+  local meta = getmetatable(connector)
+  connector = type(meta) == "table" and rawget(meta, "stands") or connector -- after a reload
   local tries, most = triesOf(self, connector), setting(self, "maxRetries")
   if connector.ended or not setting(self, "continueTrying") or (most and tries.retries >= most) then
     return

@@ -196,7 +196,8 @@ end)
 ---@param ... any
 ---@return Trigger
 reactor.addSystemEventTrigger = plain(function(phase, event, f, ...)
-  return require("skald.triggers").add(phase, event, f, ...)
+  local trigger = require("skald.triggers").add(phase, event, f, ...) -- no tail call: an error names the caller
+  return trigger
 end)
 
 --- Takes back what addSystemEventTrigger asked for.

@@ -74,14 +74,10 @@ function roster.problem(definition)
 end
 
 -- Ends what a factory that has stopped had started.
-local function finish(factory)
-  local who = owners[factory]
-  owners[factory] = nil
-  if who then
-    who:finish()
-    for listener in pairs(who.listeners) do
-      listener:close()
-    end
+local function finish(who)
+  who:finish()
+  for listener in pairs(who.listeners) do
+    listener:close()
   end
 end
 
@@ -125,14 +121,17 @@ function roster.lower(factory)
   if up[factory] > 0 then
     return
   end
-  up[factory] = nil
+  local who = owners[factory]
+  up[factory], owners[factory] = nil, nil -- stopFactory may start it again
   if factory.stopFactory then
     local ok, problem = owner.call(nil, core.traceback, factory.stopFactory, factory)
     if not ok then
       log.error("%s", problem)
     end
   end
-  finish(factory)
+  if who then
+    finish(who)
+  end
 end
 
 return roster

@@ -28,9 +28,9 @@ end
 
 --- Has the owner end `thing` when it ends.
 function started.enter(thing)
-  local who = started.owner()
+  local who = owner.current
   thing.owner = who
-  if who then
+  if who and not who.ended then
     who:add(thing)
   end
 end

@@ -128,7 +128,10 @@ function timers.later(s, f, ...)
     after = false,
   }, DelayedCall)
   local who = owner.current
-  if who and not who.ended then
+  if who and who.ended then
+    release(call) -- what has ended starts nothing
+    return call
+  elseif who then
     call.owner = who
     who:hold(call)
     if who.held then

@@ -32,8 +32,11 @@ function triggers.add(phase, event, f, ...)
   end
   local who = owner.current
   local trigger = setmetatable({ phase = phase, event = event, f = f, n = select("#", ...), ... }, Trigger)
+  if who and who.ended then
+    return trigger -- what has ended starts nothing
+  end
   list[#list + 1] = trigger
-  if who and not who.ended then
+  if who then
     trigger.owner = who
     who:add(trigger)
   end

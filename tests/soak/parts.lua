@@ -727,8 +727,9 @@ end
 
 -- Running them
 
-parts.order = { "load", "pause", "connects", "grow", "save", "resolve", "streams" }
+parts.order = { "load", "pause", "connects", "grow", "save", "resolve", "streams", "clients" }
 parts.streams = require "soak.streams"
+parts.clients = require "soak.clients"
 
 --- Runs one part and returns its bars, and a text of those that are missed ("" if all is well).
 ---@param name string of `parts.order`

@@ -181,6 +181,10 @@ describe("a host that is reloaded under load", function()
     run "streams"
   end)
 
+  it("has a client that is connected again after each death of its server, and holds no more afterwards", function()
+    run "clients"
+  end)
+
   it("holds no more generations, descriptors, listeners and timers afterwards", function()
     run "grow"
   end)
