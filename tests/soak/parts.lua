@@ -348,7 +348,8 @@ end
 
 parts.connects = {
   title = "connects: at 70 % of the rate of plain C",
-  long = { seconds = 3, reloads = 200, gap = 0.1, least = 0.95 },
+  -- how many SYNs the kernel drops in a short run says more of the machine than of the host
+  long = { seconds = 3, reloads = 200, gap = 0.1, least = 0.95, dropped = 0 },
   short = { seconds = 0.4, reloads = 20, gap = 0 },
 }
 
@@ -383,7 +384,7 @@ function parts.connects.run(plan)
   seen(bars, "connects a second of the floor", floor)
   seen(bars, "connects asked for, a second", rate)
   bar(bars, "connects reached, of those asked for", counts.rate / rate, ">=", plan.least)
-  bar(bars, "connects whose first SYN was dropped", counts.slow, "<=", 0)
+  bar(bars, "connects whose first SYN was dropped", counts.slow, "<=", plan.dropped)
   seen(bars, "CPU of one connect, floor, us", floorCpu)
   seen(bars, "CPU of one connect, reloads included, us", (h:cpu() - before) / counts.received * 1e6)
   seen(bars, "longest connect and echo, us", counts.longest_us)
