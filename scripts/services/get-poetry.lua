@@ -2,7 +2,7 @@
 --   skald run get-poetry poems=127.0.0.1:7001,127.0.0.1:7002 style=coroutine
 -- poems=      where from, with commas between: HOST:PORT, [::1]:PORT, PORT, unix:PATH
 -- style=      the same in five ways: callback, deferred (the default), chain, coroutine, list
--- transform=  HOST:PORT of the service that changes the poems of style=chain; else it is done here
+-- transform=  HOST:PORT of the service that changes the poems of style=chain
 
 local basic = require "skald.basic"
 local defer = require "skald.defer"
@@ -59,6 +59,11 @@ local function complain(server, problem)
   end
   io.stderr:write("get-poetry: ", text, "\n")
   status = 1
+end
+
+-- The poem as it came, and no line begun behind it.
+local function recite(poem)
+  io.write(poem, poem:sub(-1) == "\n" and "" or "\n")
 end
 
 local function stop()
@@ -137,7 +142,7 @@ function styles.callback()
   local done = countdown()
   for _, server in ipairs(servers) do
     local function onPoem(poem)
-      print(poem)
+      recite(poem)
       done()
     end
     local function onFailure(problem)
@@ -175,7 +180,7 @@ function styles.deferred()
   local done = countdown()
   for _, server in ipairs(servers) do
     local poem = getPoem(server)
-    poem:addCallbacks(print, function(failure)
+    poem:addCallbacks(recite, function(failure)
       complain(server, failure)
     end)
     poem:addBoth(done)
@@ -206,10 +211,10 @@ function Transform:connectionLost(reason)
   self.answer:errback(reason.code == "done" and "the connection was closed without an answer" or reason)
 end
 
--- The transformed poem, or a Deferred of it.
+-- A Deferred of the transformed poem; without a service that does it, the poem as it is.
 local function cummingsify(poem)
   if not transformer then
-    return poem:lower()
+    return poem
   end
   local endpoint = endpoints.clientFromString(transformer.name)
   return endpoints.connectProtocol(endpoint, Transform:new("cummingsify", poem)):addCallback(function(made)
@@ -230,7 +235,7 @@ function styles.chain()
   for _, server in ipairs(servers) do
     getPoem(server)
       :addCallback(cummingsifyOrNot)
-      :addCallback(print)
+      :addCallback(recite)
       :addErrback(function(failure)
         complain(server, failure)
       end)
@@ -242,10 +247,10 @@ end
 
 local async, await = defer.async, defer.await
 
-local recite = async(function(server)
+local fetch = async(function(server)
   local ok, poem = pcall(await, getPoem(server))
   if ok then
-    print(poem)
+    recite(poem)
   else
     complain(server, poem)
   end
@@ -254,7 +259,7 @@ end)
 styles.coroutine = async(function()
   local all = {}
   for i, server in ipairs(servers) do
-    all[i] = recite(server) -- runs up to its first await: they all wait at the same time
+    all[i] = fetch(server) -- runs up to its first await: they all wait at the same time
   end
   for _, one in ipairs(all) do
     await(one)
@@ -275,7 +280,7 @@ function styles.list()
     for i, result in ipairs(results) do
       local ok, poem = result[1], result[2]
       if ok then
-        print(poem)
+        recite(poem)
         count, bytes = count + 1, bytes + #poem
       else
         complain(servers[i], poem)

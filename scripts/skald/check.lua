@@ -55,6 +55,13 @@ local protocolKeys = {
   writeConnectionLost = "function",
   handshakeCompleted = "function",
   handle = "function",
+  lineReceived = "function",
+  rawDataReceived = "function",
+  lineLengthExceeded = "function",
+  stringReceived = "function",
+  lengthLimitExceeded = "function",
+  delimiter = "string",
+  MAX_LENGTH = "number",
   reloaded = "function",
 }
 

@@ -60,7 +60,7 @@ function derive(base, ...)
   for i = 1, select("#", ...) do
     local part = select(i, ...)
     if type(part) ~= "table" then
-      error(("a class is derived from tables, not from a %s"):format(type(part)), 2)
+      error(("a class is derived from tables, not from a %s (:new makes an instance)"):format(type(part)), 2)
     end
     for key, value in pairs(part) do
       methods[key] = value

@@ -63,6 +63,12 @@ end
 
 -- --- Clock ------------------------------------------------------------------------------------
 
+local function needAmount(name, amount, level)
+  if type(amount) ~= "number" or amount ~= amount or abs(amount) == math.huge then
+    error(("%s takes seconds, not %s"):format(name, tostring(amount)), level + 1)
+  end
+end
+
 -- A call that is due by so small a part of the time is due: sums of seconds are rounded.
 local ROUNDING = 1e-15
 
@@ -123,7 +129,7 @@ end
 ---@param s number
 ---@return boolean? ok nil, message, code when it ran already or was cancelled before
 function ClockCall:delay(s)
-  started.needSeconds("delay", s, 2)
+  needAmount("delay", s, 2)
   if not self.heap then
     return spent(self)
   end
@@ -180,6 +186,9 @@ end
 ---@param ... any
 ---@return ClockCall
 function Clock:callLater(s, f, ...)
+  if not self.calls then
+    error("this is the class: Clock:new() makes one", 2)
+  end
   started.needSeconds("callLater", s, 2)
   started.needFunction("callLater", f, 2)
   return later(self, self.calls, self.rightNow + s, f, ...)
@@ -238,16 +247,14 @@ local function fire(call)
   end
 end
 
-local function needAmount(name, amount, level)
-  if type(amount) ~= "number" or amount ~= amount or abs(amount) == math.huge then
-    error(("%s takes seconds, not %s"):format(name, tostring(amount)), level + 1)
-  end
-end
 
 --- Lets so many seconds pass, then calls what is due, and what becomes due by that. What a call
 --- raises comes out of here; the others stay pending.
 ---@param amount number
 function Clock:advance(amount)
+  if not self.calls then
+    error("this is the class: Clock:new() makes one", 2)
+  end
   needAmount("advance", amount, 2)
   forward(self, amount)
   beginTurn(self)

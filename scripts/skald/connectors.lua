@@ -52,7 +52,10 @@ local function tell(self, name, ...)
   if self.once then
     return
   end
-  local f = factory[name] or self.persistent and protocol.ReconnectingClientFactory[name]
+  local f = factory[name]
+  if self.persistent and (not f or f == protocol.ClientFactory[name]) then
+    f = protocol.ReconnectingClientFactory[name]
+  end
   if not f then
     return
   end

@@ -5,7 +5,7 @@ local address = require "skald.address"
 
 local registry = debug.getregistry()
 if not registry["skald.core"] then
-  error("skald.core exists only inside the host", 0)
+  error("skald.core exists only inside the host (outside, give what needs time a `clock`: skald.task's Clock)", 0)
 end
 
 ffi.cdef((registry["skald.cdef"]:match "/%* cdef begins %*/(.-)/%* cdef ends %*/"))

@@ -222,10 +222,7 @@ end
 
 -- Those that wait for each other are a list here, so that however many there are, the stack does not
 -- grow: each goes on as soon as it has its result, before what is left of the one that gave it.
-local function run(d)
-  if d.running or d.paused > 0 then
-    return
-  end
+local function runNow(d)
   local who, task = owner.current, owner.task
   local givers, count = nil, 0
   owner.task = nil
@@ -245,7 +242,43 @@ local function run(d)
   owner.current, owner.task = who, task
 end
 
+-- Those that are fired within each other's callbacks: so many, then one waits until those are done with.
+local MOST_NESTED = 100
+local nested = 0
+local waiting, first, last = {}, 1, 0
+
+local function drain()
+  while first <= last do
+    local d = waiting[first]
+    waiting[first] = nil
+    first = first + 1
+    d.running = false
+    runNow(d)
+  end
+  first, last = 1, 0
+end
+
+local function run(d)
+  if d.running or d.paused > 0 then
+    return
+  elseif nested >= MOST_NESTED then
+    last = last + 1
+    waiting[last] = d
+    d.running = true
+    return
+  end
+  nested = nested + 1
+  runNow(d)
+  if nested == 1 and first <= last then
+    drain()
+  end
+  nested = nested - 1
+end
+
 local function add(d, onValue, onFailure, arguments)
+  if not d.last then
+    error("this is the class: Deferred:new() makes one", 3)
+  end
   put(d, onValue, onFailure, arguments, owner.current or false)
   if d.called then
     run(d)
@@ -341,7 +374,9 @@ end
 -- --- firing -----------------------------------------------------------------------------------
 
 local function fire(d, result)
-  if not d.called then
+  if d.last == nil then
+    error("this is the class: Deferred:new() makes one", 3)
+  elseif not d.called then
     d.called, d.result = true, result
     run(d)
     return true
@@ -446,6 +481,9 @@ end
 ---@param onTimeout fun(result: any, seconds: number)? gives the result instead
 ---@return Deferred self
 function Deferred:addTimeout(seconds, clock, onTimeout)
+  if type(seconds) ~= "number" then
+    error(("addTimeout takes seconds, not a %s"):format(type(seconds)), 2)
+  end
   local over = false
   local delayed = (clock or require "skald.reactor"):callLater(seconds, function()
     over = true

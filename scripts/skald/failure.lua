@@ -27,7 +27,10 @@ function failure.is(value)
   return type(value) == "table" and getmetatable(value) == Failure
 end
 
-local function textOf(value)
+local function textOf(value, kind)
+  if kind and type(value) == "table" and not (getmetatable(value) or {}).__tostring then
+    return kind
+  end
   local ok, text = pcall(tostring, value)
   return ok and text or ("(a %s without a text)"):format(type(value))
 end
@@ -51,9 +54,10 @@ function failure.raised(value, traceback)
   if failure.is(value) then
     return value
   end
+  local kind = field(value, "type")
   local made = setmetatable({
-    type = field(value, "type") or "error",
-    message = field(value, "message") or textOf(value),
+    type = kind or "error",
+    message = field(value, "message") or textOf(value, kind),
     value = value,
   }, Failure)
   made.traceback = tostring(made) .. traceback

@@ -18,6 +18,9 @@ local function needList(name, list, level)
 end
 
 local function needOptions(name, options, known)
+  if options ~= nil and type(options) ~= "table" then
+    error(("%s takes its options as a table, not a %s"):format(name, type(options)), 3)
+  end
   for key, value in pairs(options or {}) do
     if not known[key] then
       error(("%s knows no option '%s'"):format(name, tostring(key)), 3)

@@ -46,6 +46,12 @@ function Line:remove(item)
   end
 end
 
+local function needInstance(self, name)
+  if not self.waiting then
+    error(("this is the class: %s:new() makes one"):format(name), 3)
+  end
+end
+
 local function waitIn(line)
   local d = Deferred:new(function(d)
     line:remove(d)
@@ -118,6 +124,7 @@ end
 --- Fires with the semaphore when there is a token; cancelling it gives up its place.
 ---@return Deferred
 function DeferredSemaphore:acquire()
+  needInstance(self, "DeferredSemaphore")
   if self.tokens == 0 then
     return waitIn(self.waiting)
   end
@@ -151,6 +158,7 @@ end
 --- Fires with the lock when it is free; cancelling it gives up its place.
 ---@return Deferred
 function DeferredLock:acquire()
+  needInstance(self, "DeferredLock")
   if self.locked then
     return waitIn(self.waiting)
   end
@@ -198,6 +206,7 @@ end
 ---@return string? message
 ---@return string? code
 function DeferredQueue:put(item)
+  needInstance(self, "DeferredQueue")
   if deferred.is(item) then
     error("put takes a thing, not a Deferred", 2)
   elseif self.waiting.count > 0 then
@@ -215,6 +224,7 @@ end
 ---@return string? message
 ---@return string? code
 function DeferredQueue:get()
+  needInstance(self, "DeferredQueue")
   if self.pending.count > 0 then
     return deferred.succeed(self.pending:pop())
   elseif self.waiting.count >= self.backlog then

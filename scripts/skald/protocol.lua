@@ -34,6 +34,11 @@ function Protocol:makeConnection(transport)
   end
 end
 
+-- So that a class may call what it overrides.
+function Protocol.connectionMade() end
+
+function Protocol.connectionLost() end
+
 protocol.Protocol = Protocol
 
 --- Makes a protocol for each connection, and keeps what outlives it.
@@ -91,6 +96,10 @@ function Factory:setBound(name, value)
   end
 end
 
+function Factory.startFactory() end
+
+function Factory.stopFactory() end
+
 protocol.Factory = Factory
 
 --- A factory for connections that we make. What it may have besides: `startedConnecting(connector)`,
@@ -111,6 +120,12 @@ function ClientFactory:whenConnected(failAfter)
   end
   return connector:whenConnected(failAfter)
 end
+
+function ClientFactory.startedConnecting() end
+
+function ClientFactory.clientConnectionFailed() end
+
+function ClientFactory.clientConnectionLost() end
 
 protocol.ClientFactory = ClientFactory
 
@@ -252,8 +267,14 @@ function ReconnectingClientFactory:buildProtocol(addr)
   return Factory.buildProtocol(self, addr)
 end
 
+-- A factory may have a retry of its own.
+local function retry(factory, connector)
+  local f = factory.retry or ReconnectingClientFactory.retry
+  f(factory, connector)
+end
+
 function ReconnectingClientFactory:clientConnectionFailed(connector)
-  ReconnectingClientFactory.retry(self, connector)
+  retry(self, connector)
 end
 
 function ReconnectingClientFactory:clientConnectionLost(connector)
@@ -261,7 +282,7 @@ function ReconnectingClientFactory:clientConnectionLost(connector)
   if since and clockOf(self):seconds() - since >= setting(self, "stableAfter") then
     ReconnectingClientFactory.resetDelay(self, connector)
   end
-  ReconnectingClientFactory.retry(self, connector)
+  retry(self, connector)
 end
 
 protocol.ReconnectingClientFactory = ReconnectingClientFactory

@@ -19,6 +19,11 @@ local function plain(f)
   end
 end
 
+-- Options come as strings, and a string of digits looks like a number.
+local function shown(value)
+  return type(value) == "string" and ("the string '%s': tonumber makes a number of it"):format(value) or tostring(value)
+end
+
 reactor.callLater = plain(timers.later)
 
 --- Seconds of a monotonic clock.
@@ -69,7 +74,7 @@ end
 ---@return Port? port or nil, message, code (the name of the system's error)
 reactor.listenTCP = plain(function(port, factory, opts)
   if type(port) ~= "number" or port % 1 ~= 0 or port < 0 or port > 65535 then
-    error(("listenTCP takes a port from 0 to 65535, not %s"):format(tostring(port)), 2)
+    error(("listenTCP takes a port from 0 to 65535, not %s"):format(shown(port)), 2)
   end
   roster.need("listenTCP", factory)
   opts = options("listenTCP", opts, { interface = "string", backlog = "number" })
@@ -139,7 +144,7 @@ reactor.connectTCP = plain(function(host, port, factory, opts)
     error("connectTCP takes a host", 2)
   end
   if type(port) ~= "number" or port % 1 ~= 0 or port < 1 or port > 65535 then
-    error(("connectTCP takes a port from 1 to 65535, not %s"):format(tostring(port)), 2)
+    error(("connectTCP takes a port from 1 to 65535, not %s"):format(shown(port)), 2)
   end
   roster.need("connectTCP", factory)
   opts = options("connectTCP", opts, { timeout = "number", bindAddress = "any" })

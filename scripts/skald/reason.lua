@@ -57,6 +57,7 @@ local failed = {
 function reason.unconnected(to, code, by, detail, errno, traceback)
   local message = ("cannot connect to %s: %s"):format(to, detail or failed[code])
   local made = { code = code, by = by, message = message, errno = errno, traceback = traceback }
+  made.type = code == "timeout" and "TimeoutError" or nil -- of the failure that it becomes
   return setmetatable(made, Reason)
 end
 

@@ -217,12 +217,12 @@ end
 
 -- --- reading ----------------------------------------------------------------------------------
 
---- What has come, at least one byte, and at most `n` of them; waits for it.
+--- What has come, at least one byte; waits for it.
 ---@param n integer? most bytes; none: all that is there
 ---@return string? data nil at the end of the stream
 ---@return string? message where the connection was lost, or the time ran out
 ---@return string? code ECONNRESET and the like; ETIMEDOUT
-function Stream:read(n)
+function Stream:readSome(n)
   needTask(self)
   if n then
     needCount(n, 1)
@@ -245,10 +245,30 @@ function Stream:read(n)
     elseif not ok then
       return timedOut()
     else
-      return self:read(n)
+      return self:readSome(n)
     end
   end
   return take(self, math.min(n or self.size, self.size))
+end
+
+--- `n` bytes, fewer at an orderly end of the stream; without `n` what has come, as readSome does.
+---@param n integer?
+---@return string? data nil at the end of the stream
+---@return string? message where the connection was lost, or the time ran out
+---@return string? code ECONNRESET and the like; ETIMEDOUT
+function Stream:read(n)
+  if not n then
+    return self:readSome()
+  end
+  needTask(self)
+  needCount(n, 1)
+  self.goal = n
+  if self.size < n and not self.over and not await(self, "count") then
+    return timedOut()
+  elseif self.size < n and (self.size == 0 or select(2, ending(self))) then
+    return ending(self)
+  end
+  return take(self, math.min(n, self.size))
 end
 
 --- Exactly `n` bytes.

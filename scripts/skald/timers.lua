@@ -72,10 +72,12 @@ function DelayedCall:reset(s)
   return move(self, C.skald_seconds(pointer) + s)
 end
 
---- Puts it off by so many seconds.
+--- Puts it off by so many seconds; fewer than 0 have it come sooner.
 ---@param s number
 function DelayedCall:delay(s)
-  seconds(s, "delay")
+  if type(s) ~= "number" or s - s ~= 0 then
+    error(("delay takes seconds, not %s"):format(tostring(s)), 2)
+  end
   if not self:active() then
     return spent(self)
   end

@@ -341,11 +341,11 @@ describe("what a handler reads is the same for every cut:", function()
       for _, list in ipairs(everyCut(input)) do
         local read = {}
         local made = start(function(_, s)
-          local data = s:read(n or nil)
+          local data = s:readSome(n or nil)
           while data do
             assert(#data > 0 and #data <= (n or #data))
             read[#read + 1] = data
-            data = s:read(n or nil)
+            data = s:readSome(n or nil)
           end
           read.ended = true
         end)
@@ -380,7 +380,8 @@ describe("the end of the stream", function()
   end
 
   it("is nil and nothing else in each call, when it is orderly", function()
-    for _, call in ipairs { { "read" }, { "read", 5 }, { "readExactly", 5 }, { "readLine" }, { "readUntil", "--" } } do
+    local calls = { { "read" }, { "read", 5 }, { "readSome", 5 }, { "readExactly", 5 }, { "readLine" }, { "readUntil", "--" } }
+    for _, call in ipairs(calls) do
       for _, why in ipairs { false, DONE } do
         local given
         local made = start(function(_, s)
@@ -398,7 +399,7 @@ describe("the end of the stream", function()
   end)
 
   it("is nil, a message and a code in each call, when the connection is lost", function()
-    for _, call in ipairs { { "read" }, { "read", 5 }, { "readLine" } } do
+    for _, call in ipairs { { "read" }, { "readSome", 5 }, { "readLine" } } do
       assert.equal("nil ECONNRESET, nil ECONNRESET", atEnd(call, "", RESET))
     end
     for _, call in ipairs { { "readExactly", 5 }, { "readUntil", "--" } } do
@@ -1145,7 +1146,7 @@ describe("a handler", function()
       local read = {}
       local last = start(function(_, s)
         for _ = 1, 6 do
-          read[#read + 1] = s:read(2)
+          read[#read + 1] = s:readSome(2)
         end
       end)
       local function feed(n)
@@ -1193,6 +1194,30 @@ describe("a stream", function()
       assert.is_string(mark)
       assert.matches("handler", said)
     end
+  end)
+
+  it("is read by so many bytes, however they come, and by fewer at its end", function()
+    local seen = {}
+    local made = start(function(_, s)
+      for i = 1, 4 do
+        seen[i] = shown(s:read(4))
+      end
+    end)
+    for byte in ("abcdefghij"):gmatch "." do
+      made:dataReceived(byte)
+    end
+    made:readConnectionLost()
+    assert.same({ '"abcd"', '"efgh"', '"ij"', "nil" }, seen)
+  end)
+
+  it("is not read short where the connection is lost", function()
+    local seen = {}
+    local made = start(function(_, s)
+      seen[1] = shown(s:read(4))
+    end)
+    made:dataReceived "ab"
+    lose(made, RESET)
+    assert.same({ "nil ECONNRESET" }, seen)
   end)
 
   it("gives its lines to a loop", function()

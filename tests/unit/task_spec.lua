@@ -439,6 +439,8 @@ describe("a call of a Clock", function()
       assert.matches("reset takes seconds", raisesHere(function()
         call:reset(bad)
       end))
+    end
+    for _, bad in ipairs { 0 / 0, math.huge, "1" } do
       assert.matches("delay takes seconds", raisesHere(function()
         call:delay(bad)
       end))
