@@ -29,20 +29,25 @@ async.alive = setmetatable({}, { __mode = "kv" })
 ---@field deferred Deferred? fires with what the function gives
 ---@field ended fun(task: Task, ok: boolean, result: any)? is called instead
 ---@field awaits Deferred? what it waits for
+---@field source Stream? which it read or wrote last: has an `interrupt`
 ---@field owner Owner?
 local Task = {}
 Task.__index = Task
 
 -- The function has come to its end.
 local function conclude(task, ok, result)
+  local who = task.owner
   task.done = true
   async.alive[task] = nil
-  if task.owner then
-    task.owner:remove(task)
+  if who then
+    who:remove(task)
   end
   if task.ended then
     task:ended(ok, result)
   else
+    if not ok and (task.over or who and who.ended) and result:check "CancelledError" then
+      task.deferred.handled = true -- with its owner: no error
+    end
     task.deferred:resolve(result)
   end
 end
@@ -139,6 +144,9 @@ end
 
 --- Runs a task until it waits again, or ends.
 function Task:go(...)
+  if self.done then
+    return
+  end
   if nested >= MOST_NESTED then
     last = last + 1
     waiting[last] = { task = self, n = select("#", ...), ... }
@@ -171,6 +179,9 @@ function Task:cancel()
     return awaits:cancel()
   elseif not self.done then
     self.cancelled = true -- at its next await
+    if self.waits and self.source then
+      self.source:interrupt(self)
+    end
   end
 end
 
@@ -178,9 +189,6 @@ end
 --- where it waits after that, it is left.
 function Task:finish()
   self.over = true
-  if self.deferred then
-    self.deferred.handled = true -- nobody is left to handle it
-  end
   self:cancel()
   if not self.done and owner.task ~= self and (self.waits or not self.thread) then
     forget(self)
@@ -197,6 +205,7 @@ function async.task(f, ended)
     thread = nil,
     deferred = nil,
     awaits = nil,
+    source = nil,
     owner = who,
     ended = ended,
     done = false,
@@ -252,6 +261,15 @@ end
 --- coroutine.yield takes this, where the running task is to wait until `go` is called; it gives what
 --- that is given.
 async.WAITS = WAITS
+
+--- Raises CancelledError where a task was cancelled and has not heard of it.
+---@param task Task
+function async.check(task)
+  if task.cancelled then
+    task.cancelled = nil
+    raise(failure.own("CancelledError", "the call was cancelled"))
+  end
+end
 
 --- The value of a Deferred, when it has one; its failure is raised. Another value is given back.
 ---@param d any

@@ -5,6 +5,7 @@ local connectors = require "skald.connectors"
 local deferred = require "skald.deferred"
 local endpoints = require "skald.endpoints"
 local owner = require "skald.owner"
+local program = require "skald.program"
 local protocol = require "skald.protocol"
 local roster = require "skald.roster"
 
@@ -20,23 +21,10 @@ local ClientService = class.root "ClientService"
 
 client.ClientService = ClientService
 
-local function endpointOf(given)
-  local endpoint, message = given, nil
-  if type(given) == "string" then
-    endpoint, message = endpoints.parseClient(given)
-  elseif type(given) == "table" and type(given.connect) == "function" then
-    endpoint = given.endpoint
-  end
-  if type(endpoint) ~= "table" or not endpoint.type then
-    error(message or "ClientService takes an endpoint to connect to", 4)
-  end
-  return endpoint
-end
-
 ---@param endpoint string|ClientEndpoint
 ---@param factory table a factory, a Factory class, or a definition
 function ClientService:init(endpoint, factory)
-  self.endpoint = endpointOf(endpoint)
+  self.endpoint = endpoints.client("ClientService", endpoint, 3).endpoint
   roster.need("ClientService", factory, 3)
   if not class.is(factory) and not class.of(factory) then
     class.adopt(factory, protocol.ReconnectingClientFactory)
@@ -51,6 +39,7 @@ function ClientService:startService()
     return
   end
   self.running = true
+  program.enlist(self.factory)
   self.connector = connectors.new(self.factory, self.endpoint)
   self.connector.persistent = true
   self.connector:start(owner.current)

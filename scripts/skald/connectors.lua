@@ -4,6 +4,7 @@ local address = require "skald.address"
 local core = require "skald.core"
 local deferred = require "skald.deferred"
 local dial = require "skald.dial"
+local failure = require "skald.failure"
 local log = require "skald.log"
 local owner = require "skald.owner"
 local protocol = require "skald.protocol"
@@ -16,6 +17,7 @@ local connectors = {
 }
 
 local TIMEOUT = 30 -- seconds
+local NOTHING = { cancel = function() end } -- an attempt that has not begun
 
 ---@class Connector
 ---@field factory Factory
@@ -27,9 +29,12 @@ local Connector = {}
 Connector.__index = Connector
 
 -- What a script holds of a connector may stand for another one.
+local function standsFor(connector)
+  return getmetatable(connector).stands or connector
+end
+
 function Connector.__eq(a, b)
-  a, b = getmetatable(a).stands or a, getmetatable(b).stands or b
-  return rawequal(a, b)
+  return rawequal(standsFor(a), standsFor(b))
 end
 
 --- What makes two connectors of a factory the same.
@@ -109,12 +114,22 @@ end
 
 -- --- who waits for it -------------------------------------------------------------------------
 
--- Those who wait for a connection; `f(waiter)` says whether it goes on waiting.
+-- Its owner has ended: that nobody handles this is no error.
+local function cancelWaiter(waiter)
+  waiter.d.handled = true
+  waiter.d:errback(failure.own("CancelledError", "what it belonged to has ended"))
+end
+
+-- Those who wait for a connection; `f(waiter)` says whether it goes on waiting. What a load asked for
+-- ends with that.
 local function filterWaiters(self, f)
   local waiters = self.waiters
   self.waiters = {}
   for _, waiter in ipairs(waiters) do
-    if waiter.left and not waiter.d.called and f(waiter) then
+    local who = waiter.owner
+    if waiter.left and not waiter.d.called and who and who.generation and who.ended then
+      cancelWaiter(waiter)
+    elseif waiter.left and not waiter.d.called and f(waiter) then
       self.waiters[#self.waiters + 1] = waiter
     end
   end
@@ -155,7 +170,7 @@ function Connector:whenConnected(failAfter)
   elseif self.last and not self.up then
     d:errback(self.last)
   else
-    table.insert(self.waiters, { d = d, left = failAfter or math.huge })
+    table.insert(self.waiters, { d = d, left = failAfter or math.huge, owner = owner.current })
   end
   return d
 end
@@ -169,6 +184,7 @@ end
 ---@param errno string?
 ---@param traceback string?
 function Connector:failed(code, by, detail, errno, traceback)
+  self = standsFor(self)
   local why = reason.unconnected(tostring(self:getDestination()), code, by, detail, errno, traceback)
   self.attempt, self.last = nil, why
   self.state = "disconnected"
@@ -264,6 +280,7 @@ end
 ---@return string? message
 ---@return string? code
 function Connector:connect()
+  self = standsFor(self)
   if self.ended then
     return nil, "the connector has ended", "ECANCELED"
   elseif self.state ~= "disconnected" then
@@ -273,11 +290,15 @@ function Connector:connect()
     self.unwanted = nil -- it will, when the load is committed
     return true
   end
-  self.state = "connecting"
+  self.state, self.attempt = "connecting", NOTHING
   rawset(self.factory, "_connector", self)
   local group, problem = roster.groupOf(self.factory)
   local ok, raised = raise(self)
-  if ok and group then
+  if self.attempt ~= NOTHING then -- startFactory gave it up
+    if not ok then
+      log.error("%s", raised)
+    end
+  elseif ok and group then
     self.attempt = dial.start(self, self.endpoint, group)
     tell(self, "startedConnecting")
   else
@@ -378,6 +399,9 @@ end
 --- It ends, with what it started, and connects no more.
 ---@return Deferred of the connector, when its connection is over
 function Connector:finish()
+  if self.belongs and self.belongs.ended then
+    filterWaiters(self, cancelWaiter)
+  end
   close(self)
   self:disconnect()
   if not self.up then
@@ -436,20 +460,28 @@ function connectors.stopAll(factories)
   end
 end
 
+local function waits()
+  return true
+end
+
 --- What a script holds of `connector` stands for another one from now on.
 ---@param connector Connector
 ---@param living Connector
 function connectors.forward(connector, living)
+  local unwanted = connector.unwanted
   for _, waiter in ipairs(connector.waiters) do
-    if living.protocol then
-      waiter.d:callback(living.protocol)
-    else
-      table.insert(living.waiters, waiter)
+    table.insert(living.waiters, waiter)
+  end
+  turn.atEnd(function() -- a commit runs nobody's code
+    if unwanted then
+      living:disconnect()
     end
-  end
-  if connector.unwanted then
-    living:disconnect()
-  end
+    if living.protocol then
+      tellReady(living, living.protocol)
+    else
+      filterWaiters(living, waits)
+    end
+  end)
   for key in pairs(connector) do
     connector[key] = nil
   end

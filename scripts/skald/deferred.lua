@@ -481,8 +481,10 @@ end
 ---@param onTimeout fun(result: any, seconds: number)? gives the result instead
 ---@return Deferred self
 function Deferred:addTimeout(seconds, clock, onTimeout)
-  if type(seconds) ~= "number" then
-    error(("addTimeout takes seconds, not a %s"):format(type(seconds)), 2)
+  if type(seconds) ~= "number" or not (seconds >= 0 and seconds < math.huge) then
+    error(("addTimeout takes seconds, a number from 0, not %s"):format(tostring(seconds)), 2)
+  elseif onTimeout ~= nil then
+    needFunction("addTimeout", onTimeout)
   end
   local over = false
   local delayed = (clock or require "skald.reactor"):callLater(seconds, function()

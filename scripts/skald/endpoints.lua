@@ -292,13 +292,13 @@ function Client:connect(factory)
   return require("skald.program").connectOnce(factory, self.endpoint)
 end
 
-local function fromString(s, parser, methods)
+local function fromString(s, parser, methods, level)
   if type(s) ~= "string" then
-    error(("an endpoint is a string, not a %s"):format(type(s)), 3)
+    error(("an endpoint is a string, not a %s"):format(type(s)), level + 1)
   end
   local endpoint, message = parser(s)
   if not endpoint then
-    error(message, 3)
+    error(message, level + 1)
   end
   return setmetatable({ endpoint = endpoint, text = s }, methods)
 end
@@ -307,7 +307,7 @@ end
 ---@param s string
 ---@return ServerEndpoint
 function endpoints.serverFromString(s)
-  local endpoint = fromString(s, endpoints.parseServer, Server) -- no tail call: an error names the caller
+  local endpoint = fromString(s, endpoints.parseServer, Server, 2) -- no tail call: an error names the caller
   return endpoint
 end
 
@@ -315,8 +315,23 @@ end
 ---@param s string
 ---@return ClientEndpoint
 function endpoints.clientFromString(s)
-  local endpoint = fromString(s, endpoints.parseClient, Client)
+  local endpoint = fromString(s, endpoints.parseClient, Client, 2)
   return endpoint
+end
+
+--- What a function of the library's own was given to connect to: an endpoint, or the string of one.
+---@param name string who takes it
+---@param given any
+---@param level integer of the one to blame; 2 is the caller of the caller
+---@return ClientEndpoint
+function endpoints.client(name, given, level)
+  if type(given) == "string" then
+    local endpoint = fromString(given, endpoints.parseClient, Client, level + 1)
+    return endpoint
+  elseif getmetatable(given) ~= Client then
+    error(("%s takes an endpoint to connect to, not a %s"):format(name, type(given)), level + 1)
+  end
+  return given
 end
 
 --- Connects one protocol, without a factory of one's own.

@@ -273,8 +273,16 @@ local function eachGroup(service, f)
   end
 end
 
+local function endConnectors(service)
+  local connectors = package.loaded["skald.connectors"]
+  if connectors then
+    connectors.stopAll(service.factories)
+  end
+end
+
 local function endUnload(job)
   local service = job.service
+  endConnectors(service) -- those that the last callbacks made
   for _, listener in ipairs(listenersOf(service)) do
     listener:close()
   end
@@ -319,13 +327,6 @@ local function awaitEnd(job)
     end
   end
   dispatch.waiting = lookAtEndings
-end
-
-local function endConnectors(service)
-  local connectors = package.loaded["skald.connectors"]
-  if connectors then
-    connectors.stopAll(service.factories)
-  end
 end
 
 -- Connections end as at a stop of the host: what is queued is sent, for as long as --grace says.

@@ -248,18 +248,24 @@ function program.connect(definition, endpoint)
   return connector
 end
 
+--- Has a factory end with the service whose code asks for it.
+---@param factory Factory
+function program.enlist(factory)
+  local generation = callingGeneration()
+  if generation then
+    generation.service.factories[factory] = true
+  end
+end
+
 --- What a client endpoint does: connects once, and tells its factory of nothing.
 ---@param definition table
 ---@param endpoint table
 ---@return Deferred of the protocol
 function program.connectOnce(definition, endpoint)
   local connectors = require "skald.connectors"
-  local generation = callingGeneration()
   local connector = connectors.new(roster.factoryOf(definition), endpoint)
   connector.once = true
-  if generation then
-    generation.service.factories[connector.factory] = true
-  end
+  program.enlist(connector.factory)
   return connector:connectOnce(owner.current)
 end
 
@@ -315,19 +321,27 @@ function program.dispose(generation)
   end
 end
 
+local function stopConnectors()
+  local connectors = package.loaded["skald.connectors"]
+  if connectors then
+    connectors.stopAll()
+  end
+end
+
 --- The host is to stop: what was asked for before that has as long as --grace says.
 function program.stopping()
   host.phase = "stopping"
-  local over
+  local over, drains
   local function drain()
+    if drains then
+      return
+    end
+    drains = true
     if over then
       over:cancel()
     end
     fire("during", "shutdown")
-    local connectors = package.loaded["skald.connectors"]
-    if connectors then
-      connectors.stopAll()
-    end
+    stopConnectors()
     C.skald_drain(pointer)
   end
   local waits = fire("before", "shutdown")
@@ -339,13 +353,16 @@ function program.stopping()
     over = nil
     log.warning "grace is over: triggers before shutdown have not ended"
     waits:cancel()
+    drain() -- whatever comes of that
   end)
   waits:addBoth(drain)
 end
 
 --- The last connection is gone: factories end, then services.
 function program.stopped()
-  require("skald.turn").ended()
+  local turn = require "skald.turn"
+  stopConnectors() -- those that the last callbacks made
+  turn.last()
   for _, listener in pairs(dispatch.ports) do
     listener:close()
   end
@@ -355,6 +372,7 @@ function program.stopped()
     end
   end
   fire("after", "shutdown")
+  turn.last()
 end
 
 --- Stops the host in order; where a load asks for it, once that is committed.

@@ -190,6 +190,9 @@ reactor.resolve = plain(function(name, opts)
     error(("resolve takes a name, not a %s"):format(type(name)), 2)
   end
   opts = options("resolve", opts, { timeout = "number" })
+  if opts.timeout and not (opts.timeout >= 0 and opts.timeout < math.huge) then
+    error(("resolve: timeout is a number of seconds, not %s"):format(tostring(opts.timeout)), 2)
+  end
   return require("skald.resolver").resolve(name, opts):addCallback(preferred)
 end)
 

@@ -118,9 +118,14 @@ local function setAlarm(self, due, now)
   self.alarm = clockOf(self):callLater(math.max(0, due - now), onAlarm, self)
 end
 
+-- A coroutine that was left where it waited, at its owner's end, does not go on.
 local function wake(self, ...)
+  local waits, task = self.waits, self.task
   self.waits = nil
-  self.task:go(...)
+  if task.done and waits == "room" then
+    self.transport:unregisterProducer()
+  end
+  task:go(...)
   local problem = self.problem
   if problem then
     self.problem = nil
@@ -171,6 +176,9 @@ local function await(self, what)
   end
   self.waits = what
   local data = yield(WAITS)
+  if what ~= "room" then
+    async.check(self.task)
+  end
   if self.missed then
     self.missed = nil
     return false
@@ -182,8 +190,12 @@ local function needTask(self)
   local task = owner.task
   if not task then
     error("a stream is read and written in its handler, or in an async function", 3)
-  elseif not self.waits then
-    self.task = task
+  end
+  if task.cancelled then
+    async.check(task)
+  end
+  if not self.waits or self.task.done then
+    self.task, task.source, self.waits = task, self, nil
   elseif self.task == task then
     self.waits = nil
     error("a stream cannot be waited for in a coroutine of one's own, nor in a call from C", 3)
@@ -406,6 +418,7 @@ local function awaitRoom(self)
   end
   local inTime = await(self, "room")
   self.transport:unregisterProducer()
+  async.check(self.task)
   if self.why then
     local _, message, code = ending(self)
     return nil, message or "closing", code or "EPIPE"
@@ -543,6 +556,14 @@ end
 
 function Stream.stopProducing() end
 
+--- The coroutine is cancelled: that is raised where it waits.
+---@param task Task
+function Stream:interrupt(task)
+  if self.waits and self.task == task then
+    wake(self)
+  end
+end
+
 -- --- the protocol -----------------------------------------------------------------------------
 
 --- A protocol that is a coroutine: `handle(self, stream)`. When that returns, what is queued is sent
@@ -622,9 +643,7 @@ Plain.makeConnection = open
 ---@return Deferred of the stream, which is to be closed by `close`
 function stream.connect(endpoint)
   local endpoints = require "skald.endpoints"
-  if type(endpoint) == "string" then
-    endpoint = endpoints.clientFromString(endpoint)
-  end
+  endpoint = endpoints.client("connect", endpoint, 2)
   return endpoints.connectProtocol(endpoint, Plain:new()):addCallback(function(made)
     return made.stream
   end)

@@ -28,4 +28,15 @@ function turn.ended()
   end
 end
 
+local MOST_ROUNDS = 10
+
+--- No turn follows: what was put off is called now, and what that puts off.
+function turn.last()
+  local rounds = 0
+  while #waiting > 0 and rounds < MOST_ROUNDS do
+    turn.ended()
+    rounds = rounds + 1
+  end
+end
+
 return turn

@@ -166,7 +166,7 @@ describe("clientFromString(…):connect", function()
       tell("timeout", endpoints.clientFromString("%s:timeout=0.1"):connect(F))
       tell("none", endpoints.clientFromString("unix:/no/such/socket"):connect(F))
       tell("from", endpoints.clientFromString("tcp:127.0.0.1:1:bindAddress=192.0.2.1"):connect(F)) ]]):format(full))
-    h:line "^timeout\tfailed\ttimeout\tETIMEDOUT\tcannot connect to unix:[^:]*: no answer within 0.1 s$"
+    h:line "^timeout\tfailed\ttimeout\tETIMEDOUT\tTimeoutError: cannot connect to unix:[^:]*: no answer within 0.1 s$"
     h:stop()
     for _, line in ipairs {
       "refused\tfailed\tlost\tECONNREFUSED\tcannot connect to tcp:127.0.0.1:1: Connection refused",
