@@ -38,8 +38,11 @@ function ClientService:startService()
   if self.running then
     return
   end
+  local who = owner.current
+  if not who or who.ended then
+    program.enlist(self.factory) -- nobody else ends it
+  end
   self.running = true
-  program.enlist(self.factory)
   self.connector = connectors.new(self.factory, self.endpoint)
   self.connector.persistent = true
   self.connector:start(owner.current)

@@ -828,7 +828,7 @@ describe("a ClientService", function()
     h:line "^still\tconnected"
     assert.equal(0, (host.command { "load", host.script('return { listen = "tcp:127.0.0.1:0", protocol = {} }', "other.lua") }))
     assert.equal(0, (host.command { "unload", "script" }))
-    h:line "^lost\tstopped"
+    h:line "^lost\tdone"
     assert.equal(1, printed(h, "^made"))
   end)
 end)
