@@ -85,6 +85,21 @@ end
 
 -- --- the chain --------------------------------------------------------------------------------
 
+-- With room for two callbacks at once. No field comes from a constant: in compiled code, the LuaJITs of
+-- 2022 may take the constants of a constructor for what is in the table later.
+local function make(no, zero, canceller)
+  return {
+    no, no, no, no, no, no, no, no,
+    called = no,
+    paused = zero,
+    result = nil,
+    canceller = canceller,
+    at = zero, -- the last place that is done with
+    last = zero, -- the last place that is taken
+    running = no,
+  }
+end
+
 --- A Deferred.
 ---@param canceller fun(d: Deferred)? called by `cancel`; may fire it
 ---@return Deferred
@@ -92,17 +107,7 @@ function Deferred:new(canceller)
   if canceller ~= nil and type(canceller) ~= "function" then
     error(("a canceller is a function, not a %s"):format(type(canceller)), 2)
   end
-  local d = setmetatable({
-    -- room for two callbacks at once
-    false, false, false, false, false, false, false, false,
-    called = false,
-    paused = 0,
-    result = nil,
-    canceller = canceller,
-    at = 0, -- the last place that is done with
-    last = 0, -- the last place that is taken
-    running = false,
-  }, getmetatable(self).cell)
+  local d = setmetatable(make(false, 0, canceller), getmetatable(self).cell)
   if debugging then
     d.made = trace.place(1)
   end

@@ -1,20 +1,33 @@
 -- Receivers of strings whose length comes first: as digits (netstrings) or as a number of 1, 2 or 4
--- bytes. Pure. What a receiver holds is told in skald.lines; a part has here, besides its pieces:
---   head     the bytes of the length
+-- bytes. Pure. What a receiver holds is told in skald.lines; a part has here besides:
 --   length   the length, or what its digits make so far
---   whole    how many bytes follow the length; false while that is not all here
+--   whole    how many bytes follow the length; -1 while that is not all here
 --   told     lengthLimitExceeded was called for it
 
 local lines = require "skald.lines"
 local protocol = require "skald.protocol"
 
 local byte, char, floor, sub = string.byte, string.char, math.floor, string.sub
-local addPiece, close, isReady, join, takeAll = lines.addPiece, lines.close, lines.isReady, lines.join, lines.takeAll
+local addPiece, close, complete = lines.addPiece, lines.close, lines.complete
+local isReady, takeAll = lines.isReady, lines.takeAll
 
 local frames = {}
 
+local function make(head, length, whole, told, zero, empty, none)
+  return {
+    piece = empty,
+    more = none,
+    size = zero,
+    head = head,
+    tail = empty,
+    length = length,
+    whole = whole,
+    told = told,
+  }
+end
+
 local function newPart(head, length, whole, told)
-  return { size = 0, joined = 0, head = head, tail = "", length = length, whole = whole, told = told }
+  return make(head, length, whole, told, 0, "", false)
 end
 
 -- Whether a string that was too long still is; then nothing of it is wanted, and nothing behind it
@@ -38,7 +51,7 @@ local function collect(state, part)
     return nil
   end
   state.from, state.part = last + 1, false
-  return join(part, piece)
+  return complete(part, piece)
 end
 
 local function refuse(self, state, head, length, whole)
@@ -116,7 +129,7 @@ end
 local nextInt
 
 local function continueInt(self, state, part)
-  if not part.whole then
+  if (part.whole or -1) < 0 then
     state.chunk = takeAll(self)
     return nextInt(self, state)
   elseif isRefused(self, state, part) then
@@ -138,7 +151,7 @@ function nextInt(self, state)
   local chunk, from = state.chunk, state.from
   local first = from + self.prefixLength
   if first > #chunk + 1 then
-    state.part = newPart(sub(chunk, from), 0, false, false)
+    state.part = newPart(sub(chunk, from), 0, -1, false)
     state.chunk, state.from = "", 1
     return nextInt(self, state)
   end
@@ -226,7 +239,10 @@ function nextNetstring(self, state)
   local part = state.part
   if not isReady(self, state) then
     return nil
-  elseif part and (part.whole or isRefused(self, state, part)) then
+  elseif part and not part.whole then
+    state.chunk = takeAll(self) -- what another class held
+    return nextNetstring(self, state)
+  elseif part and (part.whole >= 0 or isRefused(self, state, part)) then
     return continueNetstring(self, state, part)
   end
   local chunk, from, limit = state.chunk, state.from, self.MAX_LENGTH
@@ -234,10 +250,10 @@ function nextNetstring(self, state)
   local head = (part and part.head or "")
   if length and length > limit then
     state.from = at
-    refuse(self, state, head .. sub(chunk, from, at - 1), length, false)
+    refuse(self, state, head .. sub(chunk, from, at - 1), length, -1)
     return nextNetstring(self, state)
   elseif at > #chunk then
-    state.part = newPart(head .. sub(chunk, from), length, false, false)
+    state.part = newPart(head .. sub(chunk, from), length, -1, false)
     state.chunk, state.from = "", 1
     return nextNetstring(self, state)
   elseif not length or byte(chunk, at) ~= COLON then

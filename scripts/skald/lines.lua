@@ -3,7 +3,8 @@
 -- What a receiver holds stands in its `_state`, a table of one shape for all of them:
 --   chunk, from   what is being parsed, and the first byte in it that is not parsed yet
 --   queue         what came behind it, while a handler ran or while paused
---   part          the beginning of a message whose end has not come: pieces, and what is known of it
+--   part          the beginning of a message whose end has not come: `piece` and a list of `more`, `size`
+--                 together; the `head` before them (a length), the `tail` behind (half a delimiter)
 --   busy          a handler may be running: what comes now is parsed when that has returned
 --   over          closed by us: nothing more is delivered
 --   raw           a LineReceiver's: what comes are no lines
@@ -17,48 +18,78 @@ local byte, concat, find, sub = string.byte, table.concat, string.find, string.s
 
 local lines = {}
 
+-- In compiled code, the LuaJITs of 2022 take the constants of a table constructor for what is in each
+-- table that came from it, and may not notice that its length or the place of a number in it has
+-- changed. So here all fields come from variables, keep their types where they can, and lists count.
+
+local function newList(zero)
+  return { count = zero, joined = zero }
+end
+
+local function append(list, item)
+  local count = list.count + 1
+  list[count], list.count = item, count
+end
+
+local function join(list)
+  return concat(list, "", 1, list.count)
+end
+
 -- So many small pieces become one: a message that comes byte by byte takes about its own size.
 local MANY = 256
 
+local function merge(list)
+  local first, last = list.joined + 1, list.count
+  list[first] = concat(list, "", first, last)
+  for i = last, first + 1, -1 do
+    list[i] = nil
+  end
+  list.count, list.joined = first, first
+end
+
 --- Adds to the beginning of a message.
----@param part table a list, with `size` (of the pieces together) and `joined` (how many are large)
+---@param part table
 ---@param piece string
 function lines.addPiece(part, piece)
-  local count = #part + 1
-  part[count] = piece
+  local more = part.more
+  if not more then
+    more = newList(0)
+    part.more = more
+  end
+  append(more, piece)
   part.size = part.size + #piece
-  local first = part.joined + 1
-  if count - first == MANY then
-    part[first] = concat(part, "", first, count)
-    for i = count, first + 1, -1 do
-      part[i] = nil
-    end
-    part.joined = first
+  if more.count - more.joined == MANY then
+    merge(more)
   end
 end
 
---- The pieces of a message and its end.
+--- The beginning of a message with its end.
 ---@param part table
 ---@param ending string
 ---@return string
-function lines.join(part, ending)
-  if part[2] then
-    return concat(part) .. ending
+function lines.complete(part, ending)
+  local more = part.more
+  if more then
+    return part.piece .. join(more) .. ending
   end
-  return (part[1] or "") .. ending
+  return part.piece .. ending
 end
 
-local addPiece, join = lines.addPiece, lines.join
+local addPiece, complete = lines.addPiece, lines.complete
 
 -- What of a chunk is not parsed; the whole of it is not copied.
 local function restOf(chunk, from)
   return from == 1 and chunk or sub(chunk, from)
 end
 
+local function newState(empty, one, no)
+  return { chunk = empty, from = one, queue = no, part = no, busy = no, over = no, raw = no }
+end
+
 local function stateOf(self)
   local state = self._state
   if not state then
-    state = { chunk = "", from = 1, queue = false, part = false, busy = false, over = false, raw = false }
+    state = newState("", 1, false)
     self._state = state
   end
   return state
@@ -80,9 +111,9 @@ function lines.takeAll(self)
   local rest = restOf(state.chunk, state.from)
   forget(state)
   if part then
-    rest = part.head .. join(part, part.tail .. rest)
+    rest = part.head .. complete(part, part.tail .. rest)
   end
-  return queue and rest .. concat(queue) or rest
+  return queue and rest .. join(queue) or rest
 end
 
 local takeAll = lines.takeAll
@@ -90,7 +121,7 @@ local takeAll = lines.takeAll
 -- What waits behind the chunk becomes the chunk. All at once: each byte is joined once.
 local function advance(state)
   local queue = state.queue
-  state.chunk, state.from, state.queue = queue and concat(queue) or "", 1, false
+  state.chunk, state.from, state.queue = queue and join(queue) or "", 1, false
   return queue and true
 end
 
@@ -121,13 +152,13 @@ function lines.close(self)
 end
 
 local function store(state, data)
-  if state.queue then
-    state.queue[#state.queue + 1] = data
-  elseif state.from <= #state.chunk then
-    state.queue = { data }
-  else
+  if state.from > #state.chunk and not state.queue then
     state.chunk, state.from = data, 1
+    return
+  elseif not state.queue then
+    state.queue = newList(0)
   end
+  append(state.queue, data)
 end
 
 local function noted(problem)
@@ -216,6 +247,18 @@ local function findTail(chunk, from, delimiter)
   return length + 1
 end
 
+local function newPart(piece, tail, delimiter, skipped, size, empty, none)
+  return {
+    piece = piece,
+    more = none,
+    size = size,
+    head = empty,
+    tail = tail,
+    delimiter = delimiter,
+    skipped = skipped,
+  }
+end
+
 local nextLine
 
 -- There is no delimiter in what is left. It waits for more, unless it is too long already.
@@ -231,7 +274,7 @@ local function keepLine(self, state, part)
     addPiece(part, piece)
     part.tail = sub(chunk, at)
   else
-    state.part = { piece, size = #piece, joined = 0, head = "", tail = sub(chunk, at), delimiter = delimiter }
+    state.part = newPart(piece, sub(chunk, at), delimiter, false, #piece, "", false)
   end
   state.chunk, state.from = "", 1
   return nextLine(self, state)
@@ -275,7 +318,7 @@ local function continueLine(self, state, part)
     return nextLine(self, state)
   end
   state.from, state.part = stop + 1, false
-  return join(part, sub(state.chunk, 1, start - 1))
+  return complete(part, sub(state.chunk, 1, start - 1))
 end
 
 -- The next line that may be delivered, or nothing. What is no line is dealt with on the way.
@@ -404,9 +447,9 @@ function LineOnlyReceiver:_exceeded(state)
   local part, from = state.part, state.from
   local line = sub(state.chunk, from, from + longest - 1)
   if part then
-    line = sub(join(part, line), 1, longest)
+    line = sub(complete(part, line), 1, longest)
   end
-  state.part = { size = 0, joined = 0, head = "", tail = "", skipped = true }
+  state.part = newPart("", "", "", true, 0, "", false)
   self:lineLengthExceeded(line)
 end
 

@@ -137,7 +137,7 @@ local int = {
   [1] = function(n) return string.char(n) end,
   [2] = function(n) return string.char(math.floor(n / 256), n % 256) end,
   [4] = function(n)
-    return string.char(math.floor(n / 16777216), math.floor(n / 65536) % 256, math.floor(n / 256) % 256, n % 256)
+    return string.char(math.floor(n / 2 ^ 24), math.floor(n / 2 ^ 16) % 256, math.floor(n / 256) % 256, n % 256)
   end,
 }
 
@@ -284,6 +284,7 @@ for _, kind in ipairs(kinds) do
         expected[#expected + 1] = message
         assert.same(expected, made.seen)
         assert.is_true(made.paused)
+        assert.is_false(made.transport.reading)
       end
       made:resumeProducing()
       assert.same(expected, made.seen)
@@ -676,6 +677,34 @@ for _, name in ipairs { "LineReceiver", "LineOnlyReceiver" } do
   end)
 end
 
+describe("a receiver of one kind that becomes one of another", function()
+  it("parses anew what was held of an unfinished line", function()
+    for name, data in pairs {
+      Int16StringReceiver = "\0\5hello",
+      NetstringReceiver = "5:hello,",
+      LineOnlyReceiver = "hello\r\n",
+    } do
+      for cut = 1, #data - 1 do
+        local Old = basic.LineReceiver { delimiter = "never" }
+        local made = connected(Old)
+        feed(made, bytesOf(data:sub(1, cut)))
+        class.succeed(Old, deriving(basic[name]), true)
+        made:dataReceived(data:sub(cut + 1))
+        assert.same({ "hello" }, made.seen, name)
+      end
+    end
+  end)
+
+  it("parses anew what was held of an unfinished string", function()
+    local Old = basic.Int8StringReceiver {}
+    local made = connected(Old)
+    feed(made, bytesOf "\65bc")
+    class.succeed(Old, deriving(basic.LineReceiver), true)
+    made:dataReceived "d\r\n"
+    assert.same({ "Abcd" }, made.seen)
+  end)
+end)
+
 describe("LineReceiver, with raw data,", function()
   -- A line "len N" announces N raw bytes; they are noted in one piece, so that cuts do not show.
   local Mixed = basic.LineReceiver {
@@ -1003,8 +1032,8 @@ describe("Int32StringReceiver, of lengths that no peer can mean,", function()
   end)
 
   it("tells lengthLimitExceeded of the number itself", function()
-    local Receiver = deriving(basic.Int32StringReceiver, { lengthLimitExceeded = noting "exceeded" })
-    assertCuts(Receiver, "\255\0\0\1", { "exceeded 4278190081" })
+    local Telling = deriving(basic.Int32StringReceiver, { lengthLimitExceeded = noting "exceeded" })
+    assertCuts(Telling, "\255\0\0\1", { "exceeded 4278190081" })
   end)
 end)
 
@@ -1092,7 +1121,6 @@ end)
 
 describe("StatefulStringProtocol", function()
   local Greeting = {
-    stringReceived = nil,
     proto_init = function(self, s)
       self.seen[#self.seen + 1] = "init " .. s
       return "hello"
@@ -1106,6 +1134,7 @@ describe("StatefulStringProtocol", function()
       end
       return s
     end,
+    proto_done = noting "never",
   }
 
   for _, kind in ipairs(kinds) do
