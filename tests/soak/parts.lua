@@ -674,9 +674,9 @@ local function lookUp(c, names, seconds, meanwhile)
   return { found = ends[1], late = ends[2], cancelled = ends[3], lateness = ends[4], own = ends[5], reading = ends[6] }
 end
 
--- Waits for so many questions more; the most descriptors that were open meanwhile.
-local function awaitQuestions(h, server, n)
-  local most, wanted = 0, #server:questions() + n
+-- Waits for so many questions in all; the most descriptors that were open meanwhile.
+local function awaitQuestions(h, server, wanted)
+  local most = 0
   sys.await(function()
     most = math.max(most, h:descriptors())
     return #server:questions() >= wanted
@@ -702,12 +702,14 @@ function parts.resolve.run(plan)
   local before, memory, most = h:descriptors(), h:memory(), nil
   sys.pass(plan.delay)
   local idle = lookUp(c, 1, 0.01)
+  local asked = #server:questions()
   local found = lookUp(c, names, 300, function()
-    most = awaitQuestions(h, server, names * 2)
+    most = awaitQuestions(h, server, asked + names * 2)
   end)
   local late = lookUp(c, names, plan.delay / 2)
+  asked = #server:questions()
   local cancelled = lookUp(c, names, 300, function()
-    awaitQuestions(h, server, places * 2)
+    awaitQuestions(h, server, asked + places * 2)
     c:send "cancel\n"
   end)
   bar(bars, "names found", found.found, "=", names)
