@@ -22,7 +22,6 @@ return {
   fail = deferred.fail,
   maybeDeferred = deferred.maybeDeferred,
   unhandled = unhandled,
-  attach = deferred.attach,
   failure = failure.new,
   isFailure = failure.is,
   DeferredList = gather.DeferredList,

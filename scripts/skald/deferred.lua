@@ -1,5 +1,5 @@
 -- The Deferred: a result that is yet to come, and the chain of what is to be called with it. Its
--- rules are those of Twisted's. Pure: who logs what nobody handled is told by `attach`.
+-- rules are those of Twisted's. Pure: who logs what nobody handled stands in skald.owner.
 --
 -- The callbacks lie flat in the array part, four places each: what is called with a value, what is
 -- called with a failure, further arguments or false, and whose they are (skald.owner) or false. A
@@ -44,15 +44,10 @@ local isDeferred = deferred.is
 -- --- failures that nobody handled -------------------------------------------------------------
 
 local noted = {} -- Deferreds whose chain ended with a failure
+-- `noted()` is called when there is a failure that nobody has handled yet, `late(failure)` when one that was
+-- reported is handled after all; with `debug`, Deferreds note where they are made.
 local host = owner.failures or { noted = function() end, late = function() end }
 local debugging = host.debug or false
-
---- Who is told: `noted()` when there is a failure that nobody has handled yet, `late(failure)` when
---- one that was reported is handled after all. With `debug`, Deferreds note where they are made.
----@param listener { noted: fun(), late: fun(failure: Failure), debug: boolean? }
-function deferred.attach(listener)
-  host, debugging = listener, listener.debug or false
-end
 
 --- The failures that nobody handled since it was last asked.
 ---@return { failure: Failure, made: string? }[]

@@ -240,9 +240,7 @@ function program.connect(definition, endpoint)
     return connector
   end
   local connector = connectors.new(roster.factoryOf(definition), endpoint)
-  if generation then
-    generation.service.factories[connector.factory] = true
-  end
+  program.enlist(connector.factory)
   connector:belong(who)
   connector:connect()
   return connector

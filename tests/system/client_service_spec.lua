@@ -1,9 +1,12 @@
 -- Clients that stay connected: `connect =` in a definition, and ClientService.
 
+local alive = require "support.alive"
 local host = require "support.host"
 local client = require "support.client"
 local reload = require "support.reload"
 local sys = require "support.sys"
+
+local printed, settled, awaitAgain = alive.printed, alive.settled, alive.awaitAgain
 
 -- What is said of a Deferred, and a client that tells what happens to it.
 local HEAD = [[
@@ -44,43 +47,6 @@ end
 -- A Unix endpoint that may come and go.
 local function unixAt()
   return "unix:" .. host.folder() .. "/server.sock"
-end
-
--- How often a whole line matching `pattern` stands in the output.
-local function printed(h, pattern)
-  local n = 0
-  for line in h:output():gmatch "([^\n]*)\n" do
-    n = n + (line:find(pattern) and 1 or 0)
-  end
-  return n
-end
-
--- What is alive, in the host's own words.
-local function census(h)
-  h:kill "USR1"
-  return (h:waitLog "alive: (.*)":gsub(", %d+ KB of Lua", "")) .. (", %d descriptors"):format(h:descriptors())
-end
-
--- The census once nothing moves any more.
-local function settled(h)
-  local last
-  return sys.await(function()
-    local now = census(h)
-    local same = now == last
-    last = now
-    return same and now
-  end, function()
-    return "it does not come to rest: " .. last
-  end)
-end
-
--- Waits until no more is alive than was.
-local function awaitAgain(h, before)
-  sys.await(function()
-    return census(h) == before
-  end, function()
-    return ("left over: %s, before: %s"):format(census(h), before)
-  end)
 end
 
 -- What `skald check` says of a script.

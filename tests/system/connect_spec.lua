@@ -2,10 +2,13 @@
 -- what is left over; besides, what runs when the host starts and stops.
 
 local ffi = require "ffi"
+local alive = require "support.alive"
 local host = require "support.host"
 local client = require "support.client"
 local reload = require "support.reload"
 local sys = require "support.sys"
+
+local settled, awaitAgain = alive.settled, alive.awaitAgain
 
 local C = ffi.C
 
@@ -84,34 +87,6 @@ local function count(text, wanted)
     end
     n, at = n + 1, to + 1
   end
-end
-
--- What is alive, in the host's own words.
-local function census(h)
-  h:kill "USR1"
-  return (h:waitLog "alive: (.*)":gsub(", %d+ KB of Lua", "")) .. (", %d descriptors"):format(h:descriptors())
-end
-
--- The census once nothing moves any more.
-local function settled(h)
-  local last
-  return sys.await(function()
-    local now = census(h)
-    local same = now == last
-    last = now
-    return same and now
-  end, function()
-    return "it does not come to rest: " .. last
-  end)
-end
-
--- Waits until no more is alive than was.
-local function awaitAgain(h, before)
-  sys.await(function()
-    return census(h) == before
-  end, function()
-    return ("left over: %s, before: %s"):format(census(h), before)
-  end)
 end
 
 local deafened = {}

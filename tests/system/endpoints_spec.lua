@@ -1,8 +1,11 @@
 -- Endpoints that a running script listens on and connects to: Deferreds of ports and protocols.
 
+local alive = require "support.alive"
 local host = require "support.host"
 local client = require "support.client"
 local sys = require "support.sys"
+
+local settled, awaitAgain = alive.settled, alive.awaitAgain
 
 -- A server in the same host at port `n`, and `tell`, which prints what becomes of a Deferred.
 local HEAD = [[
@@ -38,33 +41,6 @@ local function printed(h, pattern)
     n = n + (line:find(pattern) and 1 or 0)
   end
   return n
-end
-
-local function census(h)
-  h:kill "USR1"
-  return (h:waitLog "alive: (.*)":gsub(", %d+ KB of Lua", "")) .. (", %d descriptors"):format(h:descriptors())
-end
-
--- The census once nothing moves any more.
-local function settled(h)
-  local last
-  return sys.await(function()
-    local now = census(h)
-    local same = now == last
-    last = now
-    return same and now
-  end, function()
-    return "it does not come to rest: " .. last
-  end)
-end
-
--- Waits until no more is alive than was.
-local function awaitAgain(h, before)
-  sys.await(function()
-    return census(h) == before
-  end, function()
-    return ("left over: %s, before: %s"):format(census(h), before)
-  end)
 end
 
 local releases = {}

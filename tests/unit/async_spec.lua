@@ -1,44 +1,12 @@
 local defer = require "skald.defer"
 local owner = require "skald.owner"
 local task = require "skald.task"
+local outcomes = require "support.outcomes"
+
+local isPending, valueOf, failureOf = outcomes.isPending, outcomes.valueOf, outcomes.failureOf
 
 local Deferred, async, await = defer.Deferred, defer.async, defer.await
 local MANY = 10000
-
--- What a callback added now is given. A failure is thereby handled.
-local function outcome(d)
-  local seen = { fired = false }
-  d:addBoth(function(value)
-    seen.fired, seen.value = true, value
-  end)
-  return seen
-end
-
-local function isPending(d)
-  local fired = false
-  d:addBoth(function(value)
-    fired = true
-    return value
-  end)
-  return not fired
-end
-
-local function valueOf(d)
-  local seen = outcome(d)
-  assert.is_true(seen.fired, "it has not fired")
-  assert.is_false(defer.isFailure(seen.value), tostring(seen.value))
-  return seen.value
-end
-
-local function failureOf(d, kind)
-  local seen = outcome(d)
-  assert.is_true(seen.fired, "it has not fired")
-  assert.is_true(defer.isFailure(seen.value), "it has not failed")
-  if kind then
-    assert.equal(kind, seen.value.type)
-  end
-  return seen.value
-end
 
 local function nothing() end
 
