@@ -1,4 +1,4 @@
-/* The bytes a connection still has to send: a queue of chunks, copied or referred to. */
+/* The bytes a connection still has to send: a queue of chunks, copied, referred to, or in files. */
 #include "base/chunks.h"
 
 #include "base/memory.h"
@@ -7,14 +7,17 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 struct chunk {
     struct chunk *next;
-    const char *data; /* what is left: inside `block`, or borrowed from the anchor's keeper */
+    /* What is left: inside `block`, or borrowed from the anchor's keeper; NULL: `block` holds a
+     * struct file_part, whose descriptor the chunk owns. */
+    const char *data;
     size_t length;
-    uint32_t capacity; /* of block; 0: refers */
+    uint32_t capacity; /* of block, for bytes; 0: refers, or a file */
     uint32_t anchor;
-    char block[];
+    _Alignas(struct file_part) char block[];
 };
 
 enum {
@@ -53,8 +56,16 @@ static struct chunk *block_take(struct chunk_pool *pool)
     return chunk;
 }
 
+static struct file_part *chunk_file(struct chunk *chunk)
+{
+    return chunk && chunk->data == NULL ? (struct file_part *)chunk->block : NULL;
+}
+
 static void chunk_release(struct chunk_pool *pool, struct chunk *chunk)
 {
+    struct file_part *file = chunk_file(chunk);
+    if (file)
+        close(file->fd);
     if (chunk->anchor)
         pool->released[pool->released_count++] = chunk->anchor;
     if (chunk->capacity == COMMON && pool->spares < CHUNK_SPARES) {
@@ -142,30 +153,78 @@ uint32_t queue_refer(struct chunk_queue *queue, struct chunk_pool *pool, const c
     return chunk->anchor;
 }
 
+int queue_file(struct chunk_queue *queue, int fd, int64_t offset, size_t length)
+{
+    struct chunk *chunk = malloc(sizeof *chunk + sizeof(struct file_part));
+    if (chunk == NULL)
+        return -ENOMEM;
+    *chunk = (struct chunk){.length = length};
+    *chunk_file(chunk) = (struct file_part){.fd = fd, .offset = offset, .length = length};
+    chunk_link(queue, chunk);
+    queue->bytes += length;
+    queue->file_bytes += length;
+    return 0;
+}
+
+struct file_part *queue_first_file(const struct chunk_queue *queue, size_t *left)
+{
+    struct file_part *file = chunk_file(queue->head);
+    if (file)
+        *left = queue->head->length;
+    return file;
+}
+
+/* The head, when it is done with. */
+static void queue_pop(struct chunk_queue *queue, struct chunk_pool *pool)
+{
+    struct chunk *chunk = queue->head;
+    queue->head = chunk->next;
+    if (queue->head == NULL)
+        queue->tail = NULL;
+    chunk_release(pool, chunk);
+}
+
+void queue_drop_file(struct chunk_queue *queue, struct chunk_pool *pool)
+{
+    queue->bytes -= queue->head->length;
+    queue->file_bytes -= queue->head->length;
+    queue_pop(queue, pool);
+}
+
 int queue_parts(const struct chunk_queue *queue, struct iovec *parts, int max, size_t *size)
 {
     int n = 0;
     *size = 0;
-    for (struct chunk *chunk = queue->head; chunk && n < max; chunk = chunk->next) {
+    for (struct chunk *chunk = queue->head; chunk && chunk->data && n < max; chunk = chunk->next) {
         parts[n++] = (struct iovec){(void *)chunk->data, chunk->length};
         *size += chunk->length;
     }
     return n;
 }
 
+/* A file stays, to be told of, and what is sent ends there. */
+static bool consume_file(struct chunk_queue *queue, size_t length)
+{
+    struct file_part *file = chunk_file(queue->head);
+    if (file == NULL)
+        return false;
+    queue->file_bytes -= length;
+    queue->head->length -= length;
+    file->offset += (int64_t)length;
+    return true;
+}
+
 void queue_consume(struct chunk_queue *queue, struct chunk_pool *pool, size_t length)
 {
     queue->bytes -= length;
-    while (queue->head && length >= queue->head->length) {
-        struct chunk *chunk = queue->head;
-        length -= chunk->length;
-        queue->head = chunk->next;
-        chunk_release(pool, chunk);
-    }
-    if (queue->head == NULL) {
-        queue->tail = NULL;
+    if (consume_file(queue, length))
         return;
+    while (queue->head && queue->head->data && length >= queue->head->length) {
+        length -= queue->head->length;
+        queue_pop(queue, pool);
     }
+    if (length == 0)
+        return;
     queue->head->data += length;
     queue->head->length -= length;
 }
@@ -173,7 +232,7 @@ void queue_consume(struct chunk_queue *queue, struct chunk_pool *pool, size_t le
 void queue_settle(struct chunk_queue *queue, struct chunk_pool *pool)
 {
     struct chunk *tail = queue->tail;
-    if (tail != queue->head || tail->length * 2 > tail->capacity)
+    if (tail != queue->head || tail->data == NULL || tail->length * 2 > tail->capacity)
         return;
     struct chunk *small = chunk_new((uint32_t)tail->length);
     if (small == NULL)
@@ -186,11 +245,8 @@ void queue_settle(struct chunk_queue *queue, struct chunk_pool *pool)
 
 void queue_clear(struct chunk_queue *queue, struct chunk_pool *pool)
 {
-    while (queue->head) {
-        struct chunk *chunk = queue->head;
-        queue->head = chunk->next;
-        chunk_release(pool, chunk);
-    }
+    while (queue->head)
+        queue_pop(queue, pool);
     *queue = (struct chunk_queue){0};
 }
 

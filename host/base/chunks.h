@@ -1,5 +1,6 @@
-/* The bytes a connection still has to send: a queue of chunks that either copied their bytes or
- * refer to memory that someone keeps alive (an anchor says who). Pure: knows no socket. */
+/* The bytes a connection still has to send: a queue of chunks that copied their bytes, or refer to
+ * memory that someone keeps alive (an anchor says who), or are a part of a file. Knows no socket.
+ */
 #ifndef SKALD_BASE_CHUNKS_H
 #define SKALD_BASE_CHUNKS_H
 
@@ -24,7 +25,16 @@ struct chunk_pool {
 struct chunk_queue {
     struct chunk *head;
     struct chunk *tail;
-    size_t bytes;
+    size_t bytes;      /* all that is queued */
+    size_t file_bytes; /* of these, in files: they take no memory */
+};
+
+/* A part of a file at the head of a queue. */
+struct file_part {
+    int fd;
+    int error;      /* errno where it ended before its last byte, else 0 */
+    int64_t offset; /* of what is left */
+    size_t length;  /* that was asked for */
 };
 
 enum {
@@ -40,10 +50,21 @@ int queue_copy(struct chunk_queue *queue, struct chunk_pool *pool, const char *d
 uint32_t queue_refer(struct chunk_queue *queue, struct chunk_pool *pool, const char *data,
                      size_t length);
 
-/* Describes the first chunks; how many parts were filled, and their bytes. */
+/* Queues a part of a file. Takes the descriptor, unless it fails. 0 or -ENOMEM. */
+int queue_file(struct chunk_queue *queue, int fd, int64_t offset, size_t length);
+
+/* The file at the head of the queue, and how much of it is left in *left; NULL: that is no file.
+ * One of which nothing is left stays there until queue_drop_file. */
+struct file_part *queue_first_file(const struct chunk_queue *queue, size_t *left);
+
+/* Drops the file at the head, with what is left of it, and closes it. */
+void queue_drop_file(struct chunk_queue *queue, struct chunk_pool *pool);
+
+/* Describes the first chunks, as far as the next file; how many parts were filled, and their bytes.
+ */
 int queue_parts(const struct chunk_queue *queue, struct iovec *parts, int max, size_t *size);
 
-/* Drops the first `length` bytes: they were sent. */
+/* Drops the first `length` bytes: they were sent, out of the parts or out of the file. */
 void queue_consume(struct chunk_queue *queue, struct chunk_pool *pool, size_t length);
 
 /* What is left waits for a slow peer: gives back the block that it fills only in small part. The

@@ -15,6 +15,11 @@
 
 enum { ENDING = C_CLOSING | C_DROPPING | C_RESET | C_BROKEN };
 
+bool connection_is_ending(const struct connection *connection)
+{
+    return connection->flags & (ENDING | C_LOST);
+}
+
 uint32_t connection_clock(const struct connection *connection)
 {
     return (uint32_t)uv_now(connection->poll.loop);
@@ -55,6 +60,7 @@ static void on_closed(uv_handle_t *handle)
     struct connection *connection = container_of((uv_poll_t *)handle, struct connection, poll);
     struct loop *loop = connection_loop(connection);
     group_leave(connection->group, connection);
+    pipe_forget(connection);
     queue_clear(&connection->out, &loop->pool);
     connection->magic = 0;
     free(connection);
@@ -111,7 +117,9 @@ static void tell_lost(struct connection *connection)
     struct loop *loop = connection_loop(connection);
     connection_tell_news(connection);
     struct end end = {connection->code, connection->by, connection->error};
+    pipe_sink_ends(connection);
     connection->flags |= C_LOST;
+    pipe_forget(connection);
     trace(connection, "lost");
     group_lose(connection->group, connection);
     loop->events->lost(loop->context, connection, &end);
@@ -174,6 +182,10 @@ void connection_settle(struct connection *connection)
         lose(connection);
         return;
     }
+    if (connection->out.head)
+        output_tell_sent(connection);
+    if (connection->fed_by && !output_accepts(connection))
+        pipe_sink_ends(connection);
     if (connection->out.bytes == 0 && connection_is_finishing(connection) &&
         !output_has_producer(connection)) {
         if (connection->flags & C_CLOSING) {
@@ -187,6 +199,19 @@ void connection_settle(struct connection *connection)
 }
 
 /* --- the socket ----------------------------------------------------------------------------- */
+
+/* The peer's FIN was read. Where nobody cares, that closes; but what a pipe brings goes on to the
+ * peer. */
+void connection_input_ended(struct connection *connection)
+{
+    struct loop *loop = connection_loop(connection);
+    connection_dirty(connection);
+    connection->flags |= C_EOF;
+    trace(connection, "end of input");
+    bool handled = loop->events->ended(loop->context, connection);
+    if (!(handled || connection->fed_by) || connection->flags & C_FIN_SENT)
+        connection_end(connection, C_CLOSING, END_DONE, BY_PEER, 0);
+}
 
 static void on_readable(struct connection *connection)
 {
@@ -206,18 +231,15 @@ static void on_readable(struct connection *connection)
         connection_end(connection, C_BROKEN, END_LOST, BY_PEER, (int)-n);
         return;
     }
-    connection->flags |= C_EOF;
-    trace(connection, "end of input");
-    bool handled = loop->events->ended(loop->context, connection);
-    if (!handled || connection->flags & C_FIN_SENT)
-        connection_end(connection, C_CLOSING, END_DONE, BY_PEER, 0);
+    connection_input_ended(connection);
 }
 
 static bool wants_input(const struct connection *connection)
 {
     if (connection->flags & C_LOST)
         return true;
-    return (connection->flags & (C_READING | C_EOF | ENDING)) == C_READING;
+    return (connection->flags & (C_READING | C_EOF | ENDING)) == C_READING &&
+           !(connection->feeds && pipe_is_blocked(connection));
 }
 
 static bool wants_output(const struct connection *connection)
@@ -278,7 +300,7 @@ static void on_poll(uv_poll_t *poll, int status, int events)
     if (connection->flags & C_NEWS && events & UV_READABLE && wants_input(connection))
         connection_tell_news(connection);
     if (events & UV_READABLE && wants_input(connection))
-        on_readable(connection);
+        (connection->feeds ? pipe_read : on_readable)(connection);
     if (events & UV_WRITABLE && wants_output(connection))
         output_writable(connection);
     loop_settle(connection_loop(connection));

@@ -40,6 +40,19 @@ void connection_join(struct connection *connection);
 /* A callback of its protocol raised: drops the queue, sends FIN, ends as "error". */
 void connection_fail(struct connection *connection);
 
+/* Queues a part of a file, in order with what is written. Takes the descriptor, unless it fails: 0,
+ * -EPIPE after the end, -ENOMEM. events->sent follows when it is through. */
+int connection_send_file(struct connection *connection, int fd, int64_t offset, size_t length);
+
+/* From now on, what the source reads goes to the sink; may be itself. Reading waits while the sink
+ * has too much to send. At the end of input the sink's writing half closes; events->piped tells of
+ * that, or of a sink that takes no more: then the source is paused. 0, -EBUSY where either is
+ * part of such a pipe already, -EPIPE where the sink or the source has ended. */
+int connection_pipe(struct connection *source, struct connection *sink);
+
+/* Ends that: what comes is data again. How many bytes went through. */
+uint64_t connection_unpipe(struct connection *source);
+
 int connection_set_nodelay(struct connection *connection, bool on);
 int connection_set_keepalive(struct connection *connection, bool on, unsigned seconds);
 

@@ -109,5 +109,7 @@ void connection_on_timer(struct timer *timer)
     else if (connection_is_finishing(connection))
         on_deadline(connection, group->close_ms, connection->out.bytes > 0);
     else if (group->idle_ms)
-        on_deadline(connection, group->idle_ms, connection->flags & C_READING);
+        on_deadline(connection, group->idle_ms,
+                    connection->flags & C_READING &&
+                        !(connection->feeds && pipe_is_blocked(connection)));
 }

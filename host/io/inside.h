@@ -100,6 +100,8 @@ struct connection {
     struct connection *previous;
     struct connection *dirty_next;
     struct chunk_queue out;
+    struct pipe *feeds;  /* owns; what it reads goes there */
+    struct pipe *fed_by; /* borrows, until that ends */
     struct address peer;
     struct timer timer; /* idle, close timeout or linger: one at a time */
     uint32_t active;    /* milliseconds of the loop's clock, when bytes last moved */
@@ -152,6 +154,8 @@ void connection_refuse(struct connection *connection);
 uint32_t connection_clock(const struct connection *connection);
 void connection_tell_news(struct connection *connection);
 bool connection_discard(struct connection *connection); /* reads and drops; false at the end */
+bool connection_is_ending(const struct connection *connection);
+void connection_input_ended(struct connection *connection); /* the peer's FIN was read */
 /* Waits for the last bytes to go. */
 bool connection_is_finishing(const struct connection *connection);
 int socket_host(int fd, struct address *address, char *path, size_t size);
@@ -167,11 +171,21 @@ void connection_on_timer(struct timer *timer);
 /* output.c */
 int output_flush(struct connection *connection); /* 0 or -errno */
 void output_writable(struct connection *connection);
+void output_tell_sent(struct connection *connection); /* of a file that is through */
+bool output_accepts(const struct connection *connection);
 bool output_has_producer(const struct connection *connection); /* that the end waits for */
+
+/* pipe.c */
+bool pipe_is_blocked(const struct connection *source); /* waits for its sink */
+void pipe_read(struct connection *source);             /* there is something for the sink */
+void pipe_sink_flushed(struct connection *sink);
+void pipe_sink_ends(struct connection *sink);    /* takes nothing more */
+void pipe_forget(struct connection *connection); /* at either end: it is gone */
 
 /* stream.c: what sockets share */
 ssize_t stream_read(struct connection *connection, char *buffer, size_t size);
 ssize_t stream_write(struct connection *connection, const struct iovec *parts, int count);
+ssize_t stream_send_file(struct connection *connection, int fd, int64_t offset, size_t length);
 int stream_finish(struct connection *connection);
 
 /* dial.c */

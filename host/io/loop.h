@@ -39,7 +39,12 @@ struct loop_events {
     void (*data)(void *context, struct connection *connection, size_t length); /* in the buffer */
     bool (*ended)(void *context, struct connection *connection); /* the peer's FIN; false: close */
     void (*write_closed)(void *context, struct connection *connection); /* our FIN is sent */
-    void (*resume)(void *context, struct connection *connection);       /* room for its producer */
+    /* A part of a file was sent; `error` (a positive errno) where that ended before its last byte.
+     */
+    void (*sent)(void *context, struct connection *connection, size_t bytes, int error);
+    /* A pipe (connection_pipe) has ended at its source, 0, or at its sink, a positive errno. */
+    void (*piped)(void *context, struct connection *source, uint64_t bytes, int error);
+    void (*resume)(void *context, struct connection *connection); /* room for its producer */
     void (*lost)(void *context, struct connection *connection, const struct end *end);
     void (*reloaded)(void *context, struct connection *connection); /* before its next event */
     void (*unlistened)(void *context, uint64_t listener);           /* listener_finish is done */

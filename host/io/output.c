@@ -1,35 +1,95 @@
-/* The sending half of a connection: its queue, the water marks, its producer. */
+/* The sending half of a connection: its queue, the water marks, files, its producer. */
 #include "io/inside.h"
 
 #include <errno.h>
 
 enum {
     PARTS = 64,
+    FILE_PART = 1 << 19,  /* bytes of a file sent at once */
     FLUSH_MOST = 1 << 20, /* bytes sent within one callback, so that a fast reader starves nobody */
 };
 
-/* A short write means that the kernel is full; asking again would only be told so. */
+/* Whether an error of send_file is the file's, and not the socket's. */
+static bool file_is_to_blame(int error)
+{
+    static const int errors[] = {EIO, EINVAL, ENOMEM, EOVERFLOW, EBADF, ESTALE, EACCES};
+    for (size_t i = 0; i < sizeof errors / sizeof *errors; i++)
+        if (errors[i] == error)
+            return true;
+    return false;
+}
+
+/* What a flush has sent goes off the queue. */
+static void took(struct connection *connection, size_t taken)
+{
+    struct loop *loop = connection_loop(connection);
+    connection->active = connection_clock(connection);
+    loop->flushed += taken;
+    queue_consume(&connection->out, &loop->pool, taken);
+}
+
+static ssize_t send_parts(struct connection *connection, size_t *wanted)
+{
+    struct iovec parts[PARTS];
+    int count = queue_parts(&connection->out, parts, PARTS, wanted);
+    return connection->ops->write(connection, parts, count);
+}
+
+/* Of a file that cannot be read, or has become shorter, the rest is given up: whoever sent it is
+ * told (output_tell_sent). */
+static ssize_t send_file(struct connection *connection, struct file_part *file, size_t left,
+                         size_t *wanted)
+{
+    *wanted = left < FILE_PART ? left : FILE_PART;
+    ssize_t taken = connection->ops->send_file(connection, file->fd, file->offset, *wanted);
+    if (taken > 0 || taken == -EAGAIN || (taken < 0 && !file_is_to_blame((int)-taken)))
+        return taken;
+    file->error = taken < 0 ? (int)-taken : ERANGE;
+    return 0;
+}
+
+/* Sends what is queued, as far as the kernel takes it; no further than to the end of a file, and of
+ * a file one part, so that a fast reader starves nobody. A short write means that the kernel is
+ * full; asking again would only be told so. */
 int output_flush(struct connection *connection)
 {
-    struct chunk_pool *pool = &connection_loop(connection)->pool;
-    while (connection->out.bytes > 0 && !(connection->flags & C_FULL)) {
-        struct iovec parts[PARTS];
-        size_t wanted;
-        int count = queue_parts(&connection->out, parts, PARTS, &wanted);
-        ssize_t taken = connection->ops->write(connection, parts, count);
+    struct chunk_queue *out = &connection->out;
+    while (out->bytes > 0 && !(connection->flags & C_FULL)) {
+        size_t left = 0, wanted;
+        struct file_part *file = queue_first_file(out, &left);
+        if (file && (left == 0 || file->error != 0))
+            break;
+        ssize_t taken =
+            file ? send_file(connection, file, left, &wanted) : send_parts(connection, &wanted);
         if (taken < 0 && taken != -EAGAIN)
             return (int)taken;
-        if (taken < (ssize_t)wanted)
+        if (taken < (ssize_t)wanted && !(file && file->error))
             connection->flags |= C_FULL;
-        if (taken < 0)
+        if (taken > 0)
+            took(connection, (size_t)taken);
+        if (taken < 0 || file)
             break;
-        connection->active = connection_clock(connection);
-        connection_loop(connection)->flushed += (size_t)taken;
-        queue_consume(&connection->out, pool, (size_t)taken);
     }
-    if (connection->out.bytes > 0)
-        queue_settle(&connection->out, pool);
+    if (out->bytes > 0)
+        queue_settle(out, &connection_loop(connection)->pool);
+    if (connection->fed_by)
+        pipe_sink_flushed(connection);
     return 0;
+}
+
+/* A file at the head of the queue that is through, or failed, goes off it, and Lua hears of it. */
+void output_tell_sent(struct connection *connection)
+{
+    struct loop *loop = connection_loop(connection);
+    size_t left;
+    struct file_part *file = queue_first_file(&connection->out, &left);
+    if (file == NULL || (left > 0 && file->error == 0))
+        return;
+    int error = file->error;
+    size_t sent = file->length - left;
+    queue_drop_file(&connection->out, &loop->pool);
+    connection_tell_news(connection);
+    loop->events->sent(loop->context, connection, sent, error);
 }
 
 static void flush_or_break(struct connection *connection)
@@ -48,7 +108,7 @@ void connection_flush(struct connection *connection)
 }
 
 /* After loseConnection only a registered producer may still write. */
-static bool accepts(const struct connection *connection)
+bool output_accepts(const struct connection *connection)
 {
     uint32_t flags = connection->flags;
     if (flags & (C_LOST | C_DROPPING | C_RESET | C_BROKEN))
@@ -73,21 +133,28 @@ static enum write_result cross_high_water(struct connection *connection, size_t 
     return WRITE_PAUSE;
 }
 
+/* What is queued of files takes no memory. */
+static bool is_over_bound(const struct connection *connection)
+{
+    const struct chunk_queue *out = &connection->out;
+    return out->bytes - out->file_bytes > connection->group->max_buffered;
+}
+
 enum write_result connection_write(struct connection *connection, const char *data, size_t length,
                                    uint32_t *anchor)
 {
     struct chunk_pool *pool = &connection_loop(connection)->pool;
     size_t before = connection->out.bytes;
-    if (!accepts(connection))
+    if (!output_accepts(connection))
         return WRITE_CLOSING;
     if (length == 0)
         return WRITE_OK;
     bool queued = false;
-    if (before > connection->group->max_buffered) {
+    if (is_over_bound(connection)) {
         connection_flush(connection);
         before = connection->out.bytes;
     }
-    if (before <= connection->group->max_buffered) {
+    if (!is_over_bound(connection)) {
         if (anchor)
             queued = (*anchor = queue_refer(&connection->out, pool, data, length)) != 0;
         else
@@ -100,6 +167,19 @@ enum write_result connection_write(struct connection *connection, const char *da
     connection->flags &= ~(uint32_t)C_ASKED;
     connection_dirty(connection);
     return cross_high_water(connection, before);
+}
+
+/* Takes the descriptor, unless it fails. */
+int connection_send_file(struct connection *connection, int fd, int64_t offset, size_t length)
+{
+    if (!output_accepts(connection))
+        return -EPIPE;
+    int error = queue_file(&connection->out, fd, offset, length);
+    if (error < 0)
+        return error;
+    connection->flags &= ~(uint32_t)C_ASKED;
+    connection_dirty(connection);
+    return 0;
 }
 
 void connection_set_producer(struct connection *connection, enum producer producer)
@@ -127,6 +207,8 @@ void output_writable(struct connection *connection)
     connection->flags &= ~(uint32_t)C_FULL;
     flush_or_break(connection);
     connection_dirty(connection);
+    if (connection->out.head && !(connection->flags & C_BROKEN))
+        output_tell_sent(connection);
     if (connection->flags & C_BROKEN || !output_has_producer(connection))
         return;
     bool pull = connection->flags & C_PULL;

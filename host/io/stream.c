@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -22,6 +23,29 @@ ssize_t stream_write(struct connection *connection, const struct iovec *parts, i
         n = count == 1 ? write(connection->fd, parts->iov_base, parts->iov_len)
                        : writev(connection->fd, parts, count);
     while (n < 0 && errno == EINTR);
+    return n < 0 ? -errno : n;
+}
+
+/* For files that the kernel cannot send by itself. */
+static ssize_t copy_file(struct connection *connection, int fd, off_t offset, size_t length)
+{
+    char buffer[16384];
+    ssize_t n = pread(fd, buffer, length < sizeof buffer ? length : sizeof buffer, offset);
+    struct iovec part = {buffer, n > 0 ? (size_t)n : 0};
+    if (n < 0)
+        return errno == EAGAIN || errno == EINTR ? -EIO : -errno;
+    return n == 0 ? 0 : connection->ops->write(connection, &part, 1);
+}
+
+ssize_t stream_send_file(struct connection *connection, int fd, int64_t offset, size_t length)
+{
+    off_t at = (off_t)offset;
+    ssize_t n;
+    do
+        n = sendfile(connection->fd, fd, &at, length);
+    while (n < 0 && errno == EINTR);
+    if (n < 0 && (errno == EINVAL || errno == ENOSYS))
+        return copy_file(connection, fd, (off_t)offset, length);
     return n < 0 ? -errno : n;
 }
 

@@ -36,6 +36,7 @@ const struct transport_ops tcp_ops = {
     .kind = "tcp",
     .read = stream_read,
     .write = stream_write,
+    .send_file = stream_send_file,
     .finish = stream_finish,
     .set_nodelay = set_nodelay,
     .set_keepalive = set_keepalive,

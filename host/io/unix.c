@@ -14,6 +14,7 @@ const struct transport_ops unix_ops = {
     .kind = "unix",
     .read = stream_read,
     .write = stream_write,
+    .send_file = stream_send_file,
     .finish = stream_finish,
 };
 

@@ -44,6 +44,14 @@ const struct skald_read *skald_read(struct core *core);
  * caller must keep `data` alive (only with refer). -1: closing. -2: over maxBuffered. */
 int skald_write(struct core *core, double connection, const char *data, size_t length, bool refer);
 void skald_flush(struct core *core, double connection);
+/* 0 or a positive errno: EBUSY where one of both is part of such a pipe already, EPIPE where one
+ * has ended; dispatch.piped follows. */
+int skald_pipe(struct core *core, double source, double sink);
+double skald_unpipe(struct core *core, double source); /* bytes that went through; none follows */
+/* Queues a part of a file; a length below 0: to its end. How much that is goes to *bytes; 0 or a
+ * positive errno: ERANGE where the file is shorter. dispatch.sent follows, but for no bytes. */
+int skald_send_file(struct core *core, double connection, const char *path, double offset,
+                    double length, double *bytes);
 void skald_close(struct core *core, double connection);
 void skald_abort(struct core *core, double connection);
 void skald_close_write(struct core *core, double connection);

@@ -8,6 +8,9 @@
 #include "lua/core.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 static struct connection *find(struct core *core, double connection)
 {
@@ -40,6 +43,60 @@ void skald_flush(struct core *core, double handle)
     struct connection *connection = find(core, handle);
     if (connection)
         connection_flush(connection);
+}
+
+int skald_pipe(struct core *core, double source_handle, double sink_handle)
+{
+    struct connection *source = find(core, source_handle);
+    struct connection *sink = find(core, sink_handle);
+    return source && sink ? -connection_pipe(source, sink) : EPIPE;
+}
+
+double skald_unpipe(struct core *core, double source)
+{
+    struct connection *connection = find(core, source);
+    return connection ? (double)connection_unpipe(connection) : 0;
+}
+
+/* How much of the file is asked for: -EISDIR and -EINVAL for what is no plain file, -ERANGE for
+ * more than it has. */
+static int64_t measure(int fd, double offset, double length)
+{
+    struct stat status;
+    if (fstat(fd, &status) < 0)
+        return -errno;
+    if (!S_ISREG(status.st_mode))
+        return S_ISDIR(status.st_mode) ? -EISDIR : -EINVAL;
+    if (offset > (double)status.st_size || offset + length > (double)status.st_size)
+        return -ERANGE;
+    return length < 0 ? status.st_size - (int64_t)offset : (int64_t)length;
+}
+
+/* Takes the descriptor, in any case. */
+static int send_part(struct connection *connection, int fd, double offset, double length,
+                     double *bytes)
+{
+    int64_t count = measure(fd, offset, length);
+    int error = count < 0 ? (int)count : 0;
+    *bytes = (double)count;
+    if (count > 0) {
+        posix_fadvise(fd, (off_t)offset, count, POSIX_FADV_WILLNEED);
+        error = connection_send_file(connection, fd, (int64_t)offset, (size_t)count);
+    }
+    if (count <= 0 || error < 0)
+        close(fd);
+    return -error;
+}
+
+int skald_send_file(struct core *core, double handle, const char *path, double offset,
+                    double length, double *bytes)
+{
+    struct connection *connection = find(core, handle);
+    if (connection == NULL)
+        return EPIPE;
+    /* a named pipe must not make us wait for its writer */
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    return fd < 0 ? errno : send_part(connection, fd, offset, length, bytes);
 }
 
 void skald_close(struct core *core, double handle)

@@ -25,6 +25,8 @@ enum place {
     ENDED,
     WRITE_CLOSED,
     RESUME,
+    SENT,
+    PIPED,
     LOST,
     FAILED,
     TIMER,
@@ -52,6 +54,8 @@ static const char *const names[PLACES] = {
     [ENDED] = "ended",
     [WRITE_CLOSED] = "writeClosed",
     [RESUME] = "resume",
+    [SENT] = "sent",
+    [PIPED] = "piped",
     [LOST] = "lost",
     [FAILED] = "failed",
     [TIMER] = "timer",
@@ -217,6 +221,22 @@ static void on_resume(void *context, struct connection *connection)
     call_for(context, connection, 1, 0);
 }
 
+static void on_sent(void *context, struct connection *connection, size_t bytes, int error)
+{
+    lua_State *L = begin(context, SENT, connection);
+    lua_pushnumber(L, (double)bytes);
+    lua_pushinteger(L, error);
+    call_for(context, connection, 3, 0);
+}
+
+static void on_piped(void *context, struct connection *source, uint64_t bytes, int error)
+{
+    lua_State *L = begin(context, PIPED, source);
+    lua_pushnumber(L, (double)bytes);
+    lua_pushinteger(L, error);
+    call_for(context, source, 3, 0);
+}
+
 static void on_lost(void *context, struct connection *connection, const struct end *end)
 {
     lua_State *L = begin(context, LOST, connection);
@@ -282,6 +302,8 @@ const struct loop_events dispatch_events = {
     .ended = on_ended,
     .write_closed = on_write_closed,
     .resume = on_resume,
+    .sent = on_sent,
+    .piped = on_piped,
     .lost = on_lost,
     .reloaded = on_reloaded,
     .unlistened = on_unlistened,

@@ -61,6 +61,27 @@ function Transport:unregisterProducer() end
 ---@return integer
 function Transport:bufferedAmount() end
 
+--- Queues a part of a file, in order with what is written.
+---@param path string of a plain file
+---@param offset integer? bytes before the part; 0 when not given
+---@param length integer? bytes; to the end of the file when not given
+---@return Deferred d of the number of bytes; fails with `code` and `bytes`: ENOENT, EACCES, EISDIR,
+---ERANGE (no such part), ENOBUFS (64 wait already), EPIPE (after loseConnection)
+function Transport:sendFile(path, offset, length) end
+
+--- The transport that moves the bytes; a wrapper that leaves them as they are gives the one it wraps.
+---@return Transport
+function Transport:carrier() end
+
+--- What this transport reads goes to `sink` from now on.
+---@param sink Transport
+---@return Deferred d of the number of bytes, at the end of our input; fails with `code` EPIPE and `bytes`
+---where the sink takes no more, and with the reason where our connection ends otherwise
+function Transport:pipe(sink) end
+
+--- Encrypts from now on. Not in this version.
+function Transport:startTLS() end
+
 --- The peer's address.
 ---@return Address
 function Transport:getPeer() end

@@ -13,7 +13,7 @@ local turn = require "skald.turn"
 local ffi = require "ffi"
 local C, pointer = core.C, core.pointer
 local buildByDefault = protocol.Factory.buildProtocol
-local producers = transport.producers
+local producers, transfers = transport.producers, transport.transfers
 local newTransport = transport.new
 
 local dispatch = {
@@ -133,6 +133,16 @@ function dispatch.resume(place)
   end
 end
 
+--- A part of a file was sent.
+function dispatch.sent(place, bytes, errno)
+  require("skald.transfers").sent(place, bytes, errno)
+end
+
+--- A pipe has ended.
+function dispatch.piped(place, bytes, errno)
+  require("skald.transfers").piped(place, bytes, errno)
+end
+
 --- The code of this connection's factory was reloaded; its next event follows.
 function dispatch.reloaded(place)
   local receiver = protocols[place]
@@ -211,11 +221,16 @@ function dispatch.lost(place, code, by, errno)
   end
   stopProducer(place)
   remember(receiver.transport)
-  local lost, connector = receiver.connectionLost, connectors[place]
+  local lost, connector, mine = receiver.connectionLost, connectors[place], transfers[place]
+  local why = (lost or connector or mine) and makeReason(code, by, errno, failure)
+  if mine then
+    transfers[place] = nil
+    require("skald.transfers").lost(mine, why)
+  end
   if connector then
-    loseConnector(place, connector, receiver, makeReason(code, by, errno, failure))
+    loseConnector(place, connector, receiver, why)
   elseif lost then
-    lost(receiver, makeReason(code, by, errno, failure))
+    lost(receiver, why)
   end
 end
 

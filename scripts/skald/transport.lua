@@ -26,6 +26,9 @@ transport.producers = {}
 -- Texts of errors, by place, until the connection is lost and its reason says so.
 transport.failures = {}
 
+-- Files and pipes that are under way, by the place of their connection (skald.transfers).
+transport.transfers = {}
+
 local anchors, producers = transport.anchors, transport.producers
 
 function transport.new(handle)
@@ -226,10 +229,78 @@ function Transport:setTcpKeepAlive(on, seconds)
   return outcome(C.skald_set_keepalive(pointer, self[1], on and true or false, seconds or 0))
 end
 
-for _, name in ipairs { "pipe", "sendFile", "startTLS" } do
-  Transport[name] = function()
-    error(("transport:%s: not in this version"):format(name), 2)
+local function needNumber(value, name)
+  if type(value) ~= "number" or not (value >= 0 and value < 2 ^ 53) or value % 1 ~= 0 then
+    error(("sendFile: %s is a number of bytes, not %s"):format(name, tostring(value)), 3)
   end
+end
+
+--- Queues a part of a file, in order with what is written; the core reads it as the peer takes it.
+---@param path string of a plain file
+---@param offset integer? bytes before the part; 0 when not given
+---@param length integer? bytes; to the end of the file when not given
+---@return Deferred d of the number of bytes, when the kernel has taken the last one; fails with `code`
+---and `bytes` (that were sent) where the file cannot be read (ENOENT, EACCES, EISDIR …), has no such
+---part or becomes shorter meanwhile (ERANGE), where 64 files wait already (ENOBUFS), after
+---loseConnection (EPIPE), and with the reason where the connection ends before
+function Transport:sendFile(path, offset, length)
+  if type(path) ~= "string" then
+    error(("sendFile takes the path of a file, not a %s"):format(type(path)), 2)
+  elseif path:find("\0", 1, true) then
+    error("sendFile takes the path of a file, not a zero byte", 2)
+  end
+  needNumber(offset or 0, "offset")
+  needNumber(length or 0, "length")
+  return require("skald.transfers").sendFile(self[1], path, offset or 0, length or -1)
+end
+
+--- The transport that moves the bytes: itself. A wrapper that neither looks at bytes nor counts them
+--- may have this method and give the one that it wraps, so that `pipe` need not pass through Lua.
+---@return Transport
+function Transport:carrier()
+  return self
+end
+
+-- Where the bytes for a sink may go without its looking at them, or nil.
+local function carrierOf(sink)
+  while getmetatable(sink) ~= Transport do
+    local carrier = sink.carrier
+    if not carrier then
+      return nil
+    end
+    sink = carrier(sink)
+  end
+  return sink
+end
+
+--- From now on, what this transport reads goes to `sink`, inside the core; reading waits while the
+--- sink has more to send than its lowWater. The end of our input becomes the sink's
+--- loseWriteConnection; then `readConnectionLost` is called as ever, and where there is none, the
+--- connection closes, unless another pipe brings what it is to send. `bytes` that a receiver of the
+--- protocol holds are not part of it.
+---@param sink Transport the same one: what comes goes back
+---@return Deferred d of the number of bytes, at the end of our input; fails with `code` EPIPE and
+---`bytes` where the sink takes no more (then this transport is paused, and what comes goes to
+---dataReceived again), and with the reason where our connection ends otherwise. Cancelling it ends
+---the pipe: what comes goes to dataReceived again.
+function Transport:pipe(sink)
+  if type(sink) ~= "table" or type(sink.write) ~= "function" then
+    error(("pipe takes the transport that is to send, not a %s"):format(type(sink)), 2)
+  end
+  local carrier = carrierOf(sink)
+  local through
+  if carrier then
+    through = require("skald.transfers").pipe(self[1], carrier[1])
+  else
+    local receiver = require("skald.dispatch").protocols[core.place(self[1])]
+    through = require("skald.relay").start(receiver, self, sink)
+  end
+  return through or error("pipe: one of both is part of a pipe already", 2)
+end
+
+--- Encrypts from now on. Not in this version.
+function Transport:startTLS() -- luacheck: no unused args
+  error("transport:startTLS: not in this version", 2)
 end
 
 return transport

@@ -3,6 +3,7 @@
 
 #include "check.h"
 
+#include <fcntl.h>
 #include <stdlib.h>
 
 static struct chunk_pool pool;
@@ -136,6 +137,48 @@ static void test_spares(void)
     free(bytes);
 }
 
+static int is_open(int fd)
+{
+    return fcntl(fd, F_GETFD) >= 0;
+}
+
+static void test_file(void)
+{
+    struct chunk_queue queue = {0};
+    struct iovec parts[4];
+    size_t size, left = 0;
+    int fd = open("/dev/null", O_RDONLY), second = open("/dev/null", O_RDONLY);
+    queue_copy(&queue, &pool, "head", 4);
+    CHECK(queue_file(&queue, fd, 100, 10) == 0);
+    queue_copy(&queue, &pool, "tail", 4);
+    CHECK(queue_file(&queue, second, 0, 5) == 0);
+    CHECK(queue.bytes == 23 && queue.file_bytes == 15);
+    CHECK(queue_first_file(&queue, &left) == NULL);
+    CHECK(queue_parts(&queue, parts, 4, &size) == 1 && size == 4);
+    queue_consume(&queue, &pool, 4);
+    struct file_part *file = queue_first_file(&queue, &left);
+    CHECK(file && file->fd == fd && file->offset == 100 && file->length == 10 && left == 10);
+    queue_settle(&queue, &pool);
+    CHECK(queue_parts(&queue, parts, 4, &size) == 0 && size == 0);
+    queue_consume(&queue, &pool, 7);
+    CHECK(queue_first_file(&queue, &left) == file && file->offset == 107 && left == 3);
+    queue_consume(&queue, &pool, 3);
+    CHECK(queue_first_file(&queue, &left) == file && left == 0); /* stays, to be told of */
+    CHECK(queue.bytes == 9 && queue.file_bytes == 5);
+    queue_drop_file(&queue, &pool);
+    CHECK(!is_open(fd));
+    CHECK(queue_parts(&queue, parts, 4, &size) == 1 && size == 4);
+    queue_consume(&queue, &pool, 4);
+    queue_consume(&queue, &pool, 1);
+    queue_drop_file(&queue, &pool); /* with what is left of it */
+    CHECK(!is_open(second));
+    CHECK(queue.bytes == 0 && queue.file_bytes == 0 && queue.head == NULL && queue.tail == NULL);
+    fd = open("/dev/null", O_RDONLY);
+    CHECK(queue_file(&queue, fd, 0, 5) == 0);
+    queue_clear(&queue, &pool);
+    CHECK(!is_open(fd) && queue.file_bytes == 0);
+}
+
 int main(void)
 {
     static const struct test tests[] = {
@@ -145,6 +188,8 @@ int main(void)
         {"anchors are small, distinct and used again", test_anchors},
         {"no more parts are described than asked for", test_parts_bound},
         {"a slow peer's few bytes do not hold a whole block", test_slow_peer},
+        {"a file stands in its place, is sent by parts, and is closed when it is dropped",
+         test_file},
         {"spare blocks are bounded", test_spares},
     };
     int status = check_all(tests, sizeof tests / sizeof *tests);
