@@ -235,6 +235,20 @@ local function checkBounds(problems, definition)
   end
 end
 
+-- A factory, and what it wraps.
+local function checkFactory(problems, definition)
+  checkChain(problems, definition, factoryKeys, "a factory")
+  local methods = definition.protocol
+  if type(methods) == "table" then
+    checkChain(problems, methods, protocolKeys, "a protocol")
+  elseif methods == nil and not definition.buildProtocol and not class.is(definition) and #problems.list == 0 then
+    problems:add("return", nil, "the definition has no protocol")
+  end
+  if type(definition.wrappedFactory) == "table" then
+    checkFactory(problems, definition.wrappedFactory)
+  end
+end
+
 --- What is wrong with a definition.
 ---@param definition table a plain table, a Factory class, or a factory
 ---@param file string as errors name it
@@ -244,13 +258,7 @@ end
 function check.definition(definition, file, source, given)
   local problems = setmetatable({ file = file, source = source, list = {} }, Problems)
   given = given or {}
-  checkChain(problems, definition, factoryKeys, "a factory")
-  local methods = definition.protocol
-  if type(methods) == "table" then
-    checkChain(problems, methods, protocolKeys, "a protocol")
-  elseif methods == nil and not definition.buildProtocol and not class.is(definition) and #problems.list == 0 then
-    problems:add("return", nil, "the definition has no protocol")
-  end
+  checkFactory(problems, definition)
   if given.listen == nil and definition.listen == nil and definition.connect == nil then
     problems:add("return", nil, "the definition has no listen and no connect, and no listen=ENDPOINT is given")
   end

@@ -10,20 +10,34 @@ local factories = {}
 
 -- --- reading ----------------------------------------------------------------------------------
 
----@class Entry
----@field definition table as the script gave it
+-- A factory of a definition: the outermost one is the entry itself; `inner` is the one that it wraps.
+---@class Link
 ---@field fresh Factory an instance as the new definition makes it; the living one, at first
 ---@field factory Factory the living one
 ---@field class table the class of `fresh`
 ---@field protocol table? the class of its protocols
+---@field baseline table what `fresh` was when it was read
+---@field inner Link?
+---@field former Link? the one whose living factory it takes over
+
+---@class Entry: Link
+---@field definition table as the script gave it
 ---@field name string?
 ---@field endpoints table[] as endpoints.parseServer gives them, each with its `key`
 ---@field clients table[] `{ key, endpoint, connector }`: what it connects to
----@field baseline table what `fresh` was when it was read
 ---@field position integer? among those without a name
 
 -- Fields of a living factory that are no part of what its definition says.
-local own = { state = true, _group = true, _connector = true, connector = true, _tries = true, _since = true }
+local own = {
+  state = true,
+  wrappedFactory = true,
+  _group = true,
+  _connector = true,
+  connector = true,
+  _tries = true,
+  _since = true,
+  _wrappers = true,
+}
 
 -- What a table of fields is now, to tell later what running code has changed.
 local function note(fields)
@@ -54,6 +68,30 @@ local function protocolOf(factory)
   return class.is(methods) and methods or nil
 end
 
+-- A factory, with what it wraps.
+local function readLink(fresh, defaultName)
+  local link = { fresh = fresh, factory = fresh, class = class.of(fresh), protocol = protocolOf(fresh) }
+  if fresh.name == nil then
+    rawset(fresh, "name", defaultName)
+  end
+  link.baseline = note(fresh)
+  local wrapped = fresh.wrappedFactory
+  link.inner = class.of(wrapped) and readLink(wrapped, defaultName) or nil
+  return link
+end
+
+--- The factories of an entry, from the inside out: one, unless it wraps another.
+---@param entry Entry
+---@return Link[]
+function factories.links(entry)
+  local list, link = {}, entry
+  while link do
+    table.insert(list, 1, link)
+    link = link.inner
+  end
+  return list
+end
+
 --- Reads what a script gave: a plain definition, a Factory class, or a factory.
 ---@param definition table
 ---@param endpoints table[]
@@ -65,20 +103,9 @@ function factories.read(definition, endpoints, defaultName)
     class.adopt(definition, definition.connect and protocol.ReconnectingClientFactory or protocol.Factory)
     fresh = definition:new()
   end
-  local entry = {
-    definition = definition,
-    fresh = fresh,
-    factory = fresh,
-    class = class.of(fresh),
-    endpoints = endpoints,
-    clients = {},
-    name = fresh.name,
-    protocol = protocolOf(fresh),
-  }
-  if fresh.name == nil then
-    rawset(fresh, "name", defaultName)
-  end
-  entry.baseline = note(fresh)
+  local name = fresh.name
+  local entry = readLink(fresh, defaultName)
+  entry.definition, entry.endpoints, entry.clients, entry.name = definition, endpoints, {}, name
   return entry
 end
 
@@ -244,9 +271,10 @@ end
 local function eachKnown(generation, keyOf, f)
   for i, entry in ipairs(generation.entries) do
     local key = keyOf(i, entry)
-    if key then
-      eachBase(generation, "factory of " .. key, entry.class, f)
-      eachBase(generation, "protocol of " .. key, entry.protocol, f)
+    for depth, link in ipairs(key and factories.links(entry) or {}) do
+      local what = depth == 1 and "" or ("wrapper %d: "):format(depth - 1)
+      eachBase(generation, ("%sfactory of %s"):format(what, key), link.class, f)
+      eachBase(generation, ("%sprotocol of %s"):format(what, key), link.protocol, f)
     end
   end
   local reals = {}
@@ -403,7 +431,7 @@ local function planState(change, old, new)
     migrate = from ~= to and fresh.migrate or nil,
     from = from,
     to = to,
-    name = new.name or factory.name,
+    name = factory.name,
   }
 end
 
@@ -434,6 +462,31 @@ local function findStrays(change, was, old)
   end
 end
 
+-- The application goes on in any case; what stands around it, where that is of the same kind. The
+-- library's classes are shared by generations; a script's own are made by each.
+local function isSameWrapper(was, new, old, link)
+  return old.class == link.class or was.classes[old.class] and new.classes[link.class]
+end
+
+-- The living factories of an entry: each link that has a former one takes over that one's.
+local function planLinks(change, was, new, entry)
+  local olds, inner = factories.links(entry.predecessor), nil
+  for depth, link in ipairs(factories.links(entry)) do
+    local old = olds[depth]
+    if old and (depth == 1 or isSameWrapper(was, new, old, link)) then
+      link.former, link.factory = old, old.factory
+      mergeFields(change, old, link)
+      planState(change, old, link)
+      planInstances(change, was, old, link)
+      findStrays(change, was, old)
+    end
+    if inner then
+      change.sets[#change.sets + 1] = { link.factory, "wrappedFactory", inner }
+    end
+    inner = link.factory
+  end
+end
+
 --- What a new generation changes in the living objects of the old one. Changes nothing yet.
 ---@param was Generation
 ---@param new Generation
@@ -448,13 +501,8 @@ function factories.plan(was, new)
     carry(change, was, pairing)
   end
   for _, entry in ipairs(new.entries) do
-    local old = entry.predecessor
-    if old then
-      entry.factory = old.factory
-      mergeFields(change, old, entry)
-      planState(change, old, entry)
-      planInstances(change, was, old, entry)
-      findStrays(change, was, old)
+    if entry.predecessor then
+      planLinks(change, was, new, entry)
     end
   end
   return change
@@ -495,15 +543,27 @@ function factories.apply(change)
   end
 end
 
---- The factory of an entry gets its class; what the script holds of a new definition stands for it.
+--- The factories of an entry get their classes; what the script holds of a new definition stands for
+--- the living one.
 ---@param entry Entry
 function factories.enliven(entry)
-  local factory, fresh = entry.factory, entry.fresh
-  if entry.predecessor and not rawequal(factory, fresh) then
-    setmetatable(factory, getmetatable(entry.class).cell)
-    forward(fresh, factory)
-  elseif type(factory.state) == "table" then
-    rawset(factory, "state", factory.state)
+  for _, link in ipairs(factories.links(entry)) do
+    local factory, fresh = link.factory, link.fresh
+    if link.former and not rawequal(factory, fresh) then
+      setmetatable(factory, getmetatable(link.class).cell)
+      forward(fresh, factory)
+    elseif type(factory.state) == "table" then
+      rawset(factory, "state", factory.state)
+    end
+  end
+end
+
+--- Lets go of what was before a change.
+---@param entry Entry
+function factories.settle(entry)
+  entry.predecessor = nil
+  for _, link in ipairs(factories.links(entry)) do
+    link.former, link.fresh = nil, link.factory
   end
 end
 

@@ -257,10 +257,11 @@ local function listenersOf(service)
   return list
 end
 
+-- A factory counts what stands in its wrappers, too; groups do not.
 local function liveOf(service)
   local count = 0
   for factory in pairs(service.factories) do
-    count = count + factory:connectionCount()
+    count = count + (factory._group and factory._group:count() or 0)
   end
   return count
 end

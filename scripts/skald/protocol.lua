@@ -90,9 +90,9 @@ function Factory:setBound(name, value)
     error(problem, 2)
   end
   self[name] = value
-  local group = self._group
-  if group then
-    group:setBound(name, value)
+  local roster = package.loaded["skald.roster"] -- outside the host there is none
+  if roster then
+    roster.boundChanged(self)
   end
 end
 

@@ -517,18 +517,26 @@ function reload.bindProblem(name, endpoint, message, code, hint)
   return ("%s: %s: %s%s"):format(name, ports.key(endpoint), message, hint)
 end
 
--- The living factories may refuse the new definitions.
+-- A living factory may refuse its new definition.
+local function askFactory(factory, definition)
+  if not factory.prepareReload then
+    return
+  end
+  local ok, answer, reason = owner.call(nil, core.traceback, factory.prepareReload, factory, definition)
+  if not ok then
+    refuse { answer }
+  elseif answer == false then
+    refuse { plain("%s refuses: %s", factory.name, tostring(reason or "prepareReload gave false")) }
+  end
+end
+
 local function askFactories(change)
   for _, old in ipairs(change.former.entries) do
-    local factory = old.factory
-    if factory.prepareReload then
-      local new = old.successor and old.successor.definition
-      local ok, answer, reason = owner.call(nil, core.traceback, factory.prepareReload, factory, new)
-      if not ok then
-        refuse { answer }
-      elseif answer == false then
-        refuse { plain("%s refuses: %s", factory.name, tostring(reason or "prepareReload gave false")) }
-      end
+    local new = old.successor
+    local links = new and factories.links(new) or {}
+    for depth, link in ipairs(factories.links(old)) do
+      local next = links[depth]
+      askFactory(link.factory, next and (next == new and new.definition or next.fresh))
     end
   end
 end
@@ -544,11 +552,9 @@ end
 
 local function makeGroups(change)
   for _, entry in ipairs(change.generation.entries) do
-    if not entry.predecessor then
-      local group, message = roster.groupOf(entry.factory)
-      if not group then
-        refuse { plain("%s", message) }
-      end
+    local group, message = roster.groupOf(entry.factory)
+    if not group then
+      refuse { plain("%s", message) }
     end
   end
 end
@@ -560,11 +566,13 @@ function Change:prepare()
   end
   checkPorts(self)
   bindAll(self)
-  makeGroups(self)
-  makeConnectors(self)
   if former then
     askFactories(self)
     self.plan = factories.plan(former, generation)
+  end
+  makeGroups(self)
+  makeConnectors(self)
+  if former then
     entering(generation, factories.migrate, self.plan, generation.backup)
   end
   local ok, message = timers.release(generation.owner)
@@ -612,6 +620,9 @@ function Change:commit()
   end
   for _, entry in ipairs(generation.entries) do
     factories.enliven(entry)
+    if entry.predecessor then
+      roster.succeed(entry.predecessor.factory, entry.factory)
+    end
     service.factories[entry.factory] = true
     settleConnectors(entry, self.connected)
     roster.applyBounds(entry.factory)
@@ -641,7 +652,7 @@ local function startListeners(change)
   for _, entry in ipairs(change.generation.entries) do
     for _, endpoint in ipairs(entry.endpoints) do
       local listener = endpoint.listener
-      if listener.handle and listener.started ~= listener.factory then
+      if listener.handle and roster.successor(listener.started) ~= listener.factory then
         left[#left + 1] = listener.started
         local ok, problem = listener:start()
         if not ok then
@@ -853,7 +864,7 @@ function Change:conclude()
     table.insert(report.warnings, (self.failed:match "^[^\n]*"))
   end
   for _, entry in ipairs(generation.entries) do
-    entry.predecessor, entry.fresh = nil, entry.factory
+    factories.settle(entry)
   end
   for _, item in ipairs(generation.obtained) do
     item.fresh = false

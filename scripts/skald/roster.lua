@@ -14,14 +14,52 @@ local roster = {}
 local up = setmetatable({}, { __mode = "k" })
 local owners = setmetatable({}, { __mode = "k" })
 
+-- What a reload has put around a factory, or taken away, goes on for what was there before.
+local successors = setmetatable({}, { __mode = "k" })
+
+-- Of these, the tightest one counts where factories stand in each other; 0 is none.
+local tightest = { maxConnections = true, maxConnectionsPerPeer = true, idleTimeout = true }
+
+-- A bound of a factory, of whatever that wraps.
+local function boundOf(factory, name)
+  local least
+  while factory do
+    local value = factory[name]
+    if value ~= nil and not tightest[name] then
+      return value
+    elseif value and value > 0 then
+      least = math.min(least or value, value)
+    end
+    factory = factory.wrappedFactory
+  end
+  return least or protocol.defaults[name]
+end
+
 --- Has a bound of a factory take effect, where it is not in effect already.
 ---@param factory Factory
 function roster.applyBounds(factory)
   local group = factory._group
   for _, name in ipairs(protocol.bounds) do
-    local value = factory[name] or protocol.defaults[name]
+    local value = boundOf(factory, name)
     if group.applied[name] ~= value then
       group:setBound(name, value)
+    end
+  end
+end
+
+--- A bound of a factory has changed: it takes effect there, and where that is wrapped.
+---@param factory Factory
+function roster.boundChanged(factory)
+  if rawget(factory, "_group") then
+    roster.applyBounds(factory)
+  end
+  for outer in pairs(up) do
+    local inner = rawget(outer, "_group") and outer.wrappedFactory
+    while inner and inner ~= factory do
+      inner = inner.wrappedFactory
+    end
+    if inner then
+      roster.applyBounds(outer)
     end
   end
 end
@@ -73,6 +111,28 @@ function roster.problem(definition)
   return nil
 end
 
+--- The factory that goes on for one, after a reload: itself, as a rule.
+---@param factory Factory
+---@return Factory
+function roster.successor(factory)
+  while successors[factory] do
+    factory = successors[factory]
+  end
+  return factory
+end
+
+--- A factory goes on for another one, whose application it has: neither starts, neither stops.
+---@param old Factory
+---@param new Factory
+function roster.succeed(old, new)
+  if old == new then
+    return
+  end
+  successors[new], successors[old] = nil, new
+  up[new], owners[new] = (up[new] or 0) + (up[old] or 0), owners[new] or owners[old]
+  up[old], owners[old] = nil, nil
+end
+
 -- Ends what a factory that has stopped had started.
 local function finish(who)
   who:finish()
@@ -106,6 +166,7 @@ end
 ---@return boolean ok
 ---@return string? problem
 function roster.raise(factory)
+  factory = roster.successor(factory)
   up[factory] = (up[factory] or 0) + 1
   if up[factory] > 1 or not factory.startFactory then
     return true
@@ -117,6 +178,7 @@ end
 --- One of a factory is down: it stops where that was the last.
 ---@param factory Factory
 function roster.lower(factory)
+  factory = roster.successor(factory)
   up[factory] = up[factory] - 1
   if up[factory] > 0 then
     return
