@@ -67,18 +67,38 @@ end
 --- How many of its connections are live.
 ---@return integer
 function Factory:connectionCount()
-  local group = self._group
-  return group and group:count() or 0
+  local group, wrappers = self._group, self._wrappers
+  return (group and group:count() or 0) + (wrappers and wrappers.count or 0)
+end
+
+-- Its protocols of now that stand in wrappers (skald.wrapping); those that end meanwhile are left out.
+local function eachWrapped(wrappers)
+  local list, i = {}, 0
+  for wrapper in pairs(wrappers.live) do
+    list[#list + 1] = wrapper
+  end
+  return function()
+    repeat
+      i = i + 1
+    until not list[i] or wrappers.live[list[i]]
+    return list[i] and list[i].wrappedProtocol
+  end
 end
 
 --- Iterates over its live protocols; connections may come and go meanwhile.
 ---@return fun(): Protocol?
 function Factory:each()
-  local group = self._group
-  if group then
-    return group:each()
+  local group, wrappers = self._group, self._wrappers
+  local nextOwn = group and group:each()
+  local nextWrapped = wrappers and eachWrapped(wrappers)
+  return function()
+    local found = nextOwn and nextOwn()
+    if found == nil then
+      nextOwn = nil
+      found = nextWrapped and nextWrapped()
+    end
+    return found or nil
   end
-  return function() end
 end
 
 --- Changes one of its bounds at run time.
