@@ -16,30 +16,20 @@ local function isWrapper(value)
   return class.derives(class.of(value), ProtocolWrapper)
 end
 
---- Ends a connection because code of its protocol failed, where the transport at the bottom can be told;
---- elsewhere, as in a test, that is raised on.
----@param transport Transport a wrapper's, too
----@param problem Failure
-function wrapping.fail(transport, problem)
-  while transport and not transport.fail do
-    transport = isWrapper(transport) and transport.transport or nil
-  end
-  if transport then
-    transport:fail(problem.traceback)
-  else
-    error(problem.value, 0)
-  end
-end
-
 --- Calls a method of some object that belongs to the connection of `transport`: what it raises ends that
---- connection, and no other suffers from it.
+--- connection, and no other suffers from it. Where the transport cannot be told, as in a test, that is
+--- raised on.
 ---@param transport Transport
 ---@param object table
 ---@param name string
 function wrapping.guarded(transport, object, name)
   local ok, problem = xpcall(object[name], failure.handler, object)
-  if not ok then
-    wrapping.fail(transport, problem)
+  if ok then
+    return
+  elseif transport and transport.fail then
+    transport:fail(problem.traceback)
+  else
+    error(problem.value, 0)
   end
 end
 
@@ -74,6 +64,12 @@ local function showHalfClose(self)
   end
 end
 
+-- Code of a protocol that runs outside of its callbacks (a coroutine, a receiver that is resumed) fails
+-- its connection by this, where the transport can be told.
+local function fail(self, text)
+  self.transport:fail(text)
+end
+
 -- A protocol in it sees at once that it closes, however deep it stands.
 local function markDisconnecting(self)
   while isWrapper(self) do
@@ -86,6 +82,9 @@ end
 ---@param transport Transport
 function ProtocolWrapper:makeConnection(transport)
   self.transport, self.waits = transport, true
+  if transport.fail then
+    self.fail = fail
+  end
   self.factory:registerProtocol(self)
   self:connectionMade()
   self:connectWrapped()

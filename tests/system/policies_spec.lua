@@ -522,4 +522,60 @@ describe("a wrapper", function()
     c:send "hello\n"
     assert.same({ "hello!\n", "eof" }, { c:receiveAll() })
   end)
+
+  it("ends the connection of a coroutine that fails after it has waited", function()
+    local h = serve [[
+      local stream = require "skald.stream"
+      inner.protocol = stream.StreamProtocol {
+        handle = function(self, s)
+          s:readLine()
+          require("skald.defer").await(task.deferLater(clock, 1, function() end))
+          error "on purpose"
+        end,
+        connectionLost = Echo.connectionLost,
+      }
+      local wrapped = policies.TrafficLoggingFactory:new(policies.ThrottlingFactory:new(inner, 9), print)
+      return { wrapped, control }
+    ]]
+    local c, control = h:connect(), h:connect(nil, 2)
+    c:send "go\n"
+    h:line "^C 1"
+    advance(control, 1)
+    h:line "^lost\terror\tlocal"
+    h:stop()
+    assert.equal(1, h:logged "on purpose")
+  end)
+
+  it("ends the connection of a receiver whose handler fails when it is resumed by another", function()
+    local h = serve [[
+      local basic = require "skald.basic"
+      local paused
+      inner.protocol = basic.LineReceiver {
+        delimiter = "\n",
+        connectionLost = Echo.connectionLost,
+        lineReceived = function(self, line)
+          if line == "pause" then
+            paused = self
+            self:pauseProducing()
+            print "paused"
+          else
+            error "on purpose"
+          end
+        end,
+      }
+      function Control:dataReceived()
+        paused:resumeProducing()
+        self.transport:write "ok\n"
+      end
+      return { policies.WrappingFactory:new(policies.WrappingFactory:new(inner)), control }
+    ]]
+    local c, control = h:connect(), h:connect(nil, 2)
+    c:send "pause\nfail\n"
+    h:line "^paused"
+    control:send "resume\n"
+    assert.equal("ok", control:line())
+    h:line "^lost\terror\tlocal"
+    h:stop()
+    assert.equal(1, h:logged "on purpose")
+  end)
 end)

@@ -82,13 +82,14 @@ local function newFactory(extra)
 end
 
 -- A connection through a wrapping factory: the outermost wrapper, the protocol at the bottom, the transport.
-local function connect(factory)
+local function connect(factory, fail)
   local outer = assert(factory:buildProtocol())
   local inner = outer
   while inner.wrappedProtocol do
     inner = inner.wrappedProtocol
   end
   local transport = newTransport()
+  transport.fail = fail
   outer:makeConnection(transport)
   return outer, inner, transport
 end
@@ -498,6 +499,15 @@ describe("ProtocolWrapper", function()
     wrapper:connectionLost "error"
     assert.same({}, made.heard)
     assert.same({}, outer.protocols)
+  end)
+
+  it("can be told that code of its protocol failed, where the transport can", function()
+    local failed
+    local _, made = connect(WrappingFactory:new(WrappingFactory:new(newFactory())), function(_, text) failed = text end)
+    made.transport:fail "a traceback"
+    assert.equal("a traceback", failed)
+    local _, other = connect(WrappingFactory:new(newFactory()))
+    assert.is_nil(other.transport.fail)
   end)
 
   it("may connect its protocol later, whose half-close is seen from outside then", function()
@@ -1101,9 +1111,10 @@ describe("TimeoutMixin", function()
   it("ends the connection of an override that raises through wrappers, too", function()
     clock = Clock:new()
     local Timed = Protocol(policies.TimeoutMixin, { clock = clock, timeoutConnection = function() error "on purpose" end })
-    local _, made, bottom = connect(WrappingFactory:new(WrappingFactory:new { protocol = Timed }))
     local failed
-    bottom.fail = function(_, text) failed = text end
+    local _, made = connect(WrappingFactory:new(WrappingFactory:new { protocol = Timed }), function(_, text)
+      failed = text
+    end)
     made:setTimeout(1)
     clock:advance(1)
     assert.matches("on purpose", failed)
