@@ -2,6 +2,7 @@
 -- endpoint has pass.
 
 local host = require "support.host"
+local reload = require "support.reload"
 
 -- What every script here begins with: an echo that tells what it hears, and who advances the clock.
 local HEAD = [[
@@ -577,5 +578,228 @@ describe("a wrapper", function()
     h:line "^lost\terror\tlocal"
     h:stop()
     assert.equal(1, h:logged "on purpose")
+  end)
+end)
+
+describe("a wrapped factory", function()
+  after_each(host.cleanup)
+
+  it("has its own bounds hold", function()
+    local h = serve [[
+      inner.maxConnections = 1
+      return { policies.ThrottlingFactory:new(policies.TrafficLoggingFactory:new(inner, print), 9), control }
+    ]]
+    local a = h:connect()
+    assert.is_true(echoes(a, "one"))
+    refused(h:connect())
+  end)
+
+  it("has its own bounds hold when it changes them", function()
+    local h = serve [[
+      function Echo:dataReceived(data)
+        self.factory:setBound("maxConnections", 1)
+        self.transport:write(data)
+      end
+      return { policies.ThrottlingFactory:new(policies.TrafficLoggingFactory:new(inner, print), 9), control }
+    ]]
+    local a = h:connect()
+    assert.is_true(echoes(a, "one"))
+    refused(h:connect())
+  end)
+
+  it("cannot hide a slip in it from check", function()
+    local path = host.script [[
+      local policies = require "skald.policies"
+      local P = { dataRecieved = function() end }
+      return policies.WrappingFactory:new { listen = "tcp:127.0.0.1:0", protocol = P }
+    ]]
+    local status, _, errors = host.command { "check", path }
+    assert.equal(1, status)
+    assert.matches("dataReceived", errors)
+  end)
+end)
+
+describe("after a reload a wrapped factory", function()
+  after_each(host.cleanup)
+
+  -- In the orders in which wrappers may stand; each version says another word, `@`.
+  local SERVICE = [[
+    local policies = require "skald.policies"
+    local service = require "skald.service"
+    local clock = service.persist("clock", function() return require("skald.task").Clock:new() end)
+    local P = {}
+    function P:connectionMade()
+      local f = self.factory
+      f.total = (f.total or 0) + 1
+      f.state.names[#f.state.names + 1] = "n" .. f.total
+    end
+    function P:dataReceived(data)
+      local f = self.factory
+      self.heard = (self.heard or 0) + 1
+      if data:find "all" then
+        for other in f:each() do other.transport:write("all from @\n") end
+        return
+      elseif data:find "advance" then
+        clock:advance(1)
+      end
+      self.transport:write(("@ heard %d of %d, %d\n"):format(self.heard, f.total, #f.state.names))
+    end
+    function P:connectionLost(reason) print("lost @", reason.code) end
+    local inner = {
+      listen = "tcp:127.0.0.1:0", name = "wrapped", protocol = P, state = { names = {} },
+      startFactory = function() print "start @" end,
+      stopFactory = function() print "stop @" end,
+    }
+    local function log(line) print("log @ " .. line) end
+  ]]
+
+  local ORDERS = {
+    ["throttling within logging"] = [[
+      local wrapped = policies.ThrottlingFactory:new(inner, 2)
+      return policies.TrafficLoggingFactory:new(wrapped, log)
+    ]],
+    ["logging within throttling"] = [[
+      local wrapped = policies.TrafficLoggingFactory:new(inner, log)
+      return policies.ThrottlingFactory:new(wrapped, 2)
+    ]],
+  }
+
+  local function say(c, text)
+    c:send(text)
+    return c:line()
+  end
+
+  for name, order in pairs(ORDERS) do
+    it(("runs new methods on old connections and keeps what it stored, with %s"):format(name), function()
+      local h = reload.serve(SERVICE .. order)
+      local a = h:connect()
+      assert.equal("1 heard 1 of 1, 1", say(a, "x"))
+      local b = h:connect()
+      assert.equal("1 heard 1 of 2, 2", say(b, "x"))
+      reload.commit(SERVICE .. order)
+      assert.equal("2 heard 2 of 2, 2", say(a, "x"))
+      reload.commit(SERVICE .. order, 3)
+      assert.equal("3 heard 2 of 2, 2", say(b, "x"))
+      b:close()
+      h:line "^lost 3\tdone"
+      local c = h:connect()
+      assert.equal("3 heard 1 of 3, 3", say(c, "x"))
+      h:stop()
+      assert.same({ 1, 0, 1 }, { countOf(h, "start %d"), countOf(h, "stop 1"), countOf(h, "stop 3") })
+    end)
+
+    it(("sees its live protocols, with %s"):format(name), function()
+      local h = reload.serve(SERVICE .. order)
+      local a = h:connect()
+      assert.equal("1 heard 1 of 1, 1", say(a, "x"))
+      reload.commit(SERVICE .. order)
+      local b = h:connect()
+      assert.equal("2 heard 1 of 2, 2", say(b, "x"))
+      assert.equal("all from 2", say(b, "all"))
+      assert.equal("all from 2", a:line())
+    end)
+
+    it(("counts its connections on, with %s"):format(name), function()
+      local h = reload.serve(SERVICE .. order)
+      local a = h:connect()
+      assert.equal("1 heard 1 of 1, 1", say(a, "x"))
+      h:line "^log 1 %*"
+      reload.commit(SERVICE .. order)
+      local b = h:connect()
+      assert.equal("2 heard 1 of 2, 2", say(b, "x"))
+      h:line '^log 2 C 2: "x"'
+      refused(h:connect())
+      reload.commit((SERVICE .. order):gsub("2%)", "3)"), 3)
+      assert.equal("3 heard 1 of 3, 3", say(h:connect(), "x"))
+      refused(h:connect())
+    end)
+
+    it(("hears of the reload, as its protocols do, with %s"):format(name), function()
+      local h = reload.serve(SERVICE .. order)
+      local a = h:connect()
+      assert.equal("1 heard 1 of 1, 1", say(a, "x"))
+      reload.commit(SERVICE .. [[
+        function inner:reloaded(from, to) print("factory", from, to, #self.state.names) end
+        function P:reloaded() print("protocol", self.heard) end
+      ]] .. order)
+      h:line "^factory\t1\t2\t1"
+      assert.equal("2 heard 2 of 1, 1", say(a, "x"))
+      h:line "^protocol\t1"
+    end)
+
+    it(("may begin to care for half-closes, with %s"):format(name), function()
+      local h = reload.serve(SERVICE .. order)
+      local a = h:connect()
+      assert.equal("1 heard 1 of 1, 1", say(a, "x"))
+      reload.commit(SERVICE .. [[
+        function P:readConnectionLost()
+          self.transport:write "bye"
+          self.transport:loseConnection()
+        end
+      ]] .. order)
+      a:halfClose()
+      assert.same({ "bye", "eof" }, { a:receiveAll() })
+    end)
+
+    it(("migrates its state, with %s"):format(name), function()
+      local h = reload.serve(SERVICE .. order)
+      local a = h:connect()
+      assert.equal("1 heard 1 of 1, 1", say(a, "x"))
+      reload.commit(SERVICE .. [[
+        inner.version = 2
+        function inner.migrate(state, from) state.names[#state.names + 1] = "from " .. from end
+      ]] .. order)
+      assert.equal("2 heard 2 of 1, 2", say(a, "x"))
+    end)
+
+    it(("is as it was where the reload is refused, with %s"):format(name), function()
+      local h = reload.serve(SERVICE .. order)
+      local a = h:connect()
+      assert.equal("1 heard 1 of 1, 1", say(a, "x"))
+      reload.refuse(SERVICE .. "error 'on purpose'")
+      assert.equal("1 heard 2 of 1, 1", say(a, "x"))
+      assert.equal("1 heard 1 of 2, 2", say(h:connect(), "x"))
+      refused(h:connect())
+    end)
+  end
+
+  it("reads again what it had paused before", function()
+    local order = [[
+      local factory = policies.ThrottlingFactory:new(inner, nil, 10)
+      factory.clock = clock
+      local Control = {}
+      function Control:dataReceived(data)
+        clock:advance(1)
+        self.transport:write "ok\n"
+      end
+      return { factory, { listen = "tcp:127.0.0.1:0", name = "control", protocol = Control } }
+    ]]
+    local h = reload.serve(SERVICE .. order, { listening = 2 })
+    local a, control = h:connect(), h:connect(nil, 2)
+    assert.equal("1 heard 1 of 1, 1", say(a, ("x"):rep(20)))
+    assert.equal("ok", say(control, "advance"))
+    a:send "x"
+    reload.commit(SERVICE .. order)
+    assert.equal("ok", say(control, "advance"))
+    assert.equal("2 heard 2 of 1, 1", a:line())
+  end)
+
+  it("comes under a limit that is new", function()
+    local order = [[
+      local factory = policies.ThrottlingFactory:new(inner, nil, LIMIT)
+      factory.clock = clock
+      function factory:throttleReads()
+        print "throttled"
+        policies.ThrottlingFactory.throttleReads(self)
+      end
+      return factory
+    ]]
+    local h = reload.serve(SERVICE .. order:gsub("LIMIT", "nil"))
+    local a = h:connect()
+    assert.equal("1 heard 1 of 1, 1", say(a, ("x"):rep(20)))
+    reload.commit(SERVICE .. order:gsub("LIMIT", "10"))
+    assert.equal("2 heard 2 of 1, 1", say(a, ("x"):rep(20)))
+    assert.equal("2 heard 3 of 1, 1", say(a, "advance"))
+    h:line "^throttled"
   end)
 end)
