@@ -197,10 +197,17 @@ function ThrottlingProtocol:writeSequence(list)
 end
 
 function ThrottlingProtocol:sendFile(path, offset, length)
-  if type(length) == "number" and length > 0 and not self.disconnecting then
-    self.factory:registerWritten(length)
+  local factory = self.factory
+  if length ~= nil or type(path) ~= "string" then
+    if type(length) == "number" and not self.disconnecting then
+      factory:registerWritten(length)
+    end
+    return self.transport:sendFile(path, offset, length)
   end
-  return self.transport:sendFile(path, offset, length)
+  return self.transport:sendFile(path, offset):addCallback(function(bytes)
+    factory:registerWritten(bytes)
+    return bytes
+  end)
 end
 
 function ThrottlingProtocol:pauseProducing()
@@ -560,7 +567,7 @@ function TrafficLoggingProtocol:connectionLost(reason)
 end
 
 --- Logs what comes and goes, a line each: `*` for a connection, `C n: "data"` for what comes, `S n: "data"`
---- for what goes, `C n: ` and the reason at the end. What `sendFile` and `pipe` send is not seen.
+--- for what goes, `C n: ` and the reason at the end. What `sendFile` sends is not seen.
 ---@class TrafficLoggingFactory: WrappingFactory
 ---@field log fun(line: string)
 ---@field counter integer the number of the last connection

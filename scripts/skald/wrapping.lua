@@ -44,6 +44,9 @@ end
 ---@field disconnecting boolean
 ProtocolWrapper = Protocol { disconnecting = false }
 
+--- Called by `:new(factory, wrappedProtocol)`.
+---@param factory WrappingFactory
+---@param wrappedProtocol Protocol
 function ProtocolWrapper:init(factory, wrappedProtocol)
   self.factory, self.wrappedProtocol = factory, wrappedProtocol
 end
@@ -51,7 +54,12 @@ end
 -- Whether a peer's half-close reaches the protocol depends on whether it has this method; so a wrapper
 -- must have it exactly where the protocol in it has.
 local function readConnectionLost(self)
-  self.wrappedProtocol:readConnectionLost()
+  local wrapped = self.wrappedProtocol
+  if wrapped.readConnectionLost then
+    wrapped:readConnectionLost()
+  else
+    self:loseConnection() -- it had it only for a while
+  end
 end
 
 local function showHalfClose(self)
@@ -78,13 +86,21 @@ local function markDisconnecting(self)
   end
 end
 
+-- Where what is written goes through unchanged, and uncounted, a pipe may go past this one.
+local function carrier(self)
+  return self.transport
+end
+
+local function carries(self)
+  return self.write == ProtocolWrapper.write and self.writeSequence == ProtocolWrapper.writeSequence
+end
+
 --- Connects by hand: enters itself with its factory, then connects the protocol that it wraps.
 ---@param transport Transport
 function ProtocolWrapper:makeConnection(transport)
   self.transport, self.waits = transport, true
-  if transport.fail then
-    self.fail = fail
-  end
+  self.fail = transport.fail and fail
+  self.carrier = transport.carrier and carries(self) and carrier or nil
   self.factory:registerProtocol(self)
   self:connectionMade()
   self:connectWrapped()
@@ -227,11 +243,18 @@ function ProtocolWrapper:bufferedAmount()
   return self.transport:bufferedAmount()
 end
 
---- Has what comes from now on go to a sink.
+--- Has what comes from now on go to a sink; by way of Lua where this wrapper looks at it.
 ---@param sink Transport
 ---@return Deferred of the number of bytes
 function ProtocolWrapper:pipe(sink)
-  return self.transport:pipe(sink)
+  if type(sink) ~= "table" or type(sink.write) ~= "function" then
+    error(("pipe takes the transport that is to send, not a %s"):format(type(sink)), 2)
+  elseif not self.wrappedProtocol or self.dataReceived == ProtocolWrapper.dataReceived then
+    return self.transport:pipe(sink)
+  end
+  local through = require("skald.relay").start(self.wrappedProtocol, self, sink)
+  showHalfClose(self)
+  return through or error("pipe: one of both is part of a pipe already", 2)
 end
 
 --- Queues a part of a file.
@@ -385,7 +408,7 @@ local function pass(self, name, ...)
   end
 end
 
--- A factory may stand in several others: it starts with the first of them and stops with the last.
+--- The factory in it starts, with the first of those that it stands in.
 function WrappingFactory:startFactory()
   local wrappers = wrappersOf(self.wrappedFactory)
   wrappers.up = wrappers.up + 1
@@ -394,6 +417,7 @@ function WrappingFactory:startFactory()
   end
 end
 
+--- The factory in it stops, with the last of those that it stands in.
 function WrappingFactory:stopFactory()
   local wrappers = wrappersOf(self.wrappedFactory)
   wrappers.up = wrappers.up - 1
@@ -422,15 +446,23 @@ local function passAttempt(self, name, connector, ...)
   end
 end
 
+--- Tells the factory in it.
+---@param connector Connector
 function WrappingFactory:startedConnecting(connector)
   rawset(self.wrappedFactory, "_connector", connector)
   passAttempt(self, "startedConnecting", connector)
 end
 
+--- Tells the factory in it, which may retry.
+---@param connector Connector
+---@param reason Reason
 function WrappingFactory:clientConnectionFailed(connector, reason)
   passAttempt(self, "clientConnectionFailed", connector, reason)
 end
 
+--- Tells the factory in it, which may retry.
+---@param connector Connector
+---@param reason Reason
 function WrappingFactory:clientConnectionLost(connector, reason)
   passAttempt(self, "clientConnectionLost", connector, reason)
 end

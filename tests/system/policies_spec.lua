@@ -524,6 +524,32 @@ describe("a wrapper", function()
     assert.same({ "hello!\n", "eof" }, { c:receiveAll() })
   end)
 
+  local PIPES = {
+    ["that does not look"] = "WrappingFactory:new(policies.TimeoutFactory:new(inner))",
+    ["that logs"] = "WrappingFactory:new(policies.TrafficLoggingFactory:new(inner, print))",
+    ["that throttles"] = "TrafficLoggingFactory:new(policies.ThrottlingFactory:new(inner, 9, 1e9, 1e9), print)",
+  }
+  for what, wrap in pairs(PIPES) do
+    it(("%s leaves a pipe whole"):format(what), function()
+      local h = serve(([[
+        function Echo:connectionMade()
+          local transport = self.transport
+          transport:pipe(transport):addCallback(function(bytes) print("piped " .. bytes) end)
+        end
+        return { policies.%s, control }
+      ]]):format(wrap))
+      local c = h:connect()
+      local data = ("0123456789"):rep(20000)
+      c:send(data):halfClose()
+      assert.is_true(data .. "eof" == table.concat { c:receiveAll() })
+      h:line "^piped 200000"
+      h:line "^lost\tdone"
+      h:stop()
+      assert.equal(what == "that does not look", h:output():find('C 1: "', 1, true) == nil)
+      assert.equal(0, countOf(h, "got"))
+    end)
+  end
+
   it("ends the connection of a coroutine that fails after it has waited", function()
     local h = serve [[
       local stream = require "skald.stream"

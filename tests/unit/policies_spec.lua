@@ -336,7 +336,7 @@ describe("ProtocolWrapper", function()
     local wrapper = connect(WrappingFactory:new(newFactory()))
     for _, answer in ipairs {
       { "flush" }, { "bufferedAmount" }, { "getPeer" }, { "getHost" }, { "setTcpNoDelay", true },
-      { "setTcpKeepAlive", true, 60 }, { "pipe", "a sink" }, { "sendFile", "a path", 1, 2 }, { "startTLS", "options" },
+      { "setTcpKeepAlive", true, 60 }, { "pipe", { write = print } }, { "sendFile", "a path", 1, 2 }, { "startTLS", "options" },
       { "loseWriteConnection" }, { "stopProducing" }, { "abortConnection" },
     } do
       assert.same(answer, { wrapper[answer[1]](wrapper, unpack(answer, 2)) })
@@ -360,6 +360,52 @@ describe("ProtocolWrapper", function()
     end)
     assert.is_false(ok)
     assert.is_true(hereIs(problem), problem)
+  end)
+
+  it("gives a pipe to its transport unless it looks at what comes", function()
+    local sink = newTransport()
+    local wrapper, made, transport = connect(policies.TrafficLoggingFactory:new(newFactory(), function() end))
+    local bytes
+    made.transport:pipe(sink):addCallback(function(n) bytes = n end)
+    wrapper:dataReceived "by way of Lua"
+    assert.equal("by way of Lua", sink:value())
+    assert.same({ "made" }, made.heard)
+    sink.loseWriteConnection = function(self) self.ended = true end
+    wrapper:readConnectionLost()
+    assert.same({ 13, true, true }, { bytes, sink.ended, transport.disconnecting })
+  end)
+
+  it("blames the caller for a pipe to nowhere", function()
+    for _, wrap in ipairs { policies.TrafficLoggingFactory, WrappingFactory } do
+      local _, made = connect(wrap:new(newFactory()))
+      local ok, problem = pcall(function()
+        local d = made.transport:pipe {}
+        return d
+      end)
+      assert.is_false(ok)
+      assert.is_true(hereIs(problem), problem)
+    end
+  end)
+
+  it("closes at a half-close when a pipe that was cancelled had made it care", function()
+    local wrapper, made, transport = connect(policies.TrafficLoggingFactory:new(newFactory(), function() end))
+    local d = made.transport:pipe(newTransport())
+    d:addErrback(function() end)
+    d:cancel()
+    wrapper:dataReceived "back"
+    wrapper:readConnectionLost()
+    assert.same({ { "made", "back" }, true }, { made.heard, transport.disconnecting })
+  end)
+
+  it("lets a pipe past it where it does not look at what is written", function()
+    local real = newTransport()
+    real.carrier = function() return real end
+    local wrapper = WrappingFactory:new(newFactory()):buildProtocol()
+    wrapper:makeConnection(real)
+    assert.equal(real, wrapper:carrier())
+    local other = policies.ThrottlingFactory:new(newFactory()):buildProtocol()
+    other:makeConnection(real)
+    assert.is_nil(other.carrier)
   end)
 
   it("passes producers on", function()
@@ -658,6 +704,18 @@ describe("ThrottlingFactory", function()
       clock:advance(1)
       assert.equal("producing", producer.state)
     end
+  end)
+
+  it("counts a file to its end when it is through", function()
+    local factory = throttle(newFactory(), nil, nil, 10)
+    local _, made, transport = connect(factory)
+    local sent = require("skald.defer").Deferred:new()
+    transport.sendFile = function() return sent end
+    local bytes
+    made.transport:sendFile("f"):addCallback(function(n) bytes = n end)
+    assert.equal(0, factory.writtenThisSecond)
+    sent:callback(20)
+    assert.same({ 20, 20 }, { bytes, factory.writtenThisSecond })
   end)
 
   it("does not read less for what was written", function()
