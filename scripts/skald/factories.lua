@@ -387,6 +387,11 @@ local function carry(change, was, pairing)
   end
 end
 
+-- What the library keeps in a factory is no news to anybody.
+local function isOurs(link, key)
+  return own[key] or type(key) == "string" and key:find "^_" or link.inner and key == "protocols"
+end
+
 -- The fields of a living factory: what running code has changed stays, the rest is as the new
 -- definition has it.
 local function mergeFields(change, old, new)
@@ -400,7 +405,7 @@ local function mergeFields(change, old, new)
     end
   end
   for key, value in next, factory do
-    if not own[key] and touched(factory, old.baseline, key) then
+    if not isOurs(old, key) and touched(factory, old.baseline, key) then
       change.kept[type(value) == "table" and tostring(key) or false] = true
     end
   end
