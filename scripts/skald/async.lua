@@ -227,7 +227,7 @@ end
 --- A function like `f` that may `await`: it gives a Deferred of what `f` gives. It runs at once, up to
 --- the first await of what has not fired.
 ---@param f function
----@return fun(...): Deferred
+---@return fun(...: any): Deferred g takes what `f` takes
 function async.async(f)
   if type(f) ~= "function" then
     error(("async takes a function, not a %s"):format(type(f)), 2)
@@ -272,8 +272,8 @@ function async.check(task)
 end
 
 --- The value of a Deferred, when it has one; its failure is raised. Another value is given back.
----@param d any
----@return any
+---@param d any a Deferred, or another value
+---@return any value
 function async.await(d)
   local task = owner.task
   if not task then

@@ -60,6 +60,7 @@ end
 
 --- Declares what is not declared yet. Raises for what has changed.
 ---@param text string
+---@param ... any
 function cdef.declare(text, ...)
   if type(text) ~= "string" or select("#", ...) > 0 then
     return ffi.cdef(text, ...)

@@ -4,6 +4,11 @@
 -- to look further (the base), and the cell, which is the metatable of its instances. Instances see
 -- the class through the cell only, so that giving the cell another class gives it to all of them.
 
+--- Classes of a script's own. `class "Room"` makes one of that name, whose objects are kept across reloads and
+--- run the new methods then; two of one name in a script raise. Calling a class derives from it, `:new(…)`
+--- makes an instance.
+---@class skald.class
+---@overload fun(name: string): table
 local class = {}
 
 local derive
@@ -70,6 +75,7 @@ function derive(base, ...)
 end
 
 --- The root of a family of classes.
+---@private
 ---@param name string for messages
 ---@param methods table? its first methods
 ---@return table
@@ -86,6 +92,7 @@ function class.is(value)
 end
 
 --- Makes a plain table a class derived from `base`, in place; a class stays what it is.
+---@private
 ---@param methods table
 ---@param base table
 ---@return table methods
@@ -125,6 +132,7 @@ function class.derives(value, base)
 end
 
 --- From now on each class that is made is put into `set`; nil ends it.
+---@private
 ---@param set table<table, true>?
 ---@return table<table, true>? before what was so far
 function class.observe(set)
@@ -134,6 +142,7 @@ function class.observe(set)
 end
 
 --- Every instance of `old` becomes one of `new`, at once, however many there are.
+---@private
 ---@param old table
 ---@param new table
 ---@param heir boolean `new` takes over the cell of `old`, so that cells do not multiply
@@ -157,11 +166,13 @@ function class.succeed(old, new, heir)
   end
 end
 
+--- What every class is derived from.
+---@class Object
 class.Object = equip({}, nil, "Object")
 
---- Makes an instance, and calls `init` with the arguments where there is one.
+--- Makes an instance, and calls `init(self, ...)` where there is one.
 ---@param ... any
----@return table
+---@return table instance
 function class.Object:new(...)
   local object = setmetatable({}, getmetatable(self).cell)
   local init = object.init

@@ -16,11 +16,12 @@ local client = {}
 --- jitter, maxDelay, maxRetries, stableAfter, prepareConnection (skald.protocol).
 ---@class ClientService
 ---@field factory Factory
----@field running boolean
+---@field running boolean between startService and stopService
 local ClientService = class.root "ClientService"
 
 client.ClientService = ClientService
 
+--- A client of an endpoint, which does not connect yet.
 ---@param endpoint string|ClientEndpoint
 ---@param factory table a factory, a Factory class, or a definition
 function ClientService:init(endpoint, factory)
@@ -49,7 +50,7 @@ function ClientService:startService()
 end
 
 --- Ends its connection, in order, and connects no more.
----@return Deferred when that is done
+---@return Deferred d of nothing, when that is done
 function ClientService:stopService()
   if not self.running then
     return deferred.succeed()
@@ -58,9 +59,10 @@ function ClientService:stopService()
   return self.connector:finish()
 end
 
---- A Deferred of the connected protocol: of the one there is, or of the next.
+--- A Deferred of the connected protocol: of the one there is, or of the next. It fails at once while the
+--- service does not run.
 ---@param failAfter integer? it fails after so many failed tries; none: it waits on
----@return Deferred
+---@return Deferred d of the protocol
 function ClientService:whenConnected(failAfter)
   if not self.running then
     return deferred.fail "the client service does not run"

@@ -73,6 +73,7 @@ end
 local ROUNDING = 1e-15
 
 -- Pending while it stands in a heap.
+--- A call that a Clock is to make: what the reactor's callLater gives, on a Clock.
 ---@class ClockCall: DelayedCall
 local ClockCall = {}
 ClockCall.__index = ClockCall
@@ -106,6 +107,8 @@ end
 
 --- Takes the call back.
 ---@return boolean? ok nil, message, code when it ran already or was cancelled before
+---@return string? message
+---@return string? code EALREADY, ECANCELED
 function ClockCall:cancel()
   if not self.heap then
     return spent(self)
@@ -115,8 +118,10 @@ function ClockCall:cancel()
 end
 
 --- Has it run so many seconds from now.
----@param s number
+---@param s number seconds
 ---@return boolean? ok nil, message, code when it ran already or was cancelled before
+---@return string? message
+---@return string? code EALREADY, ECANCELED
 function ClockCall:reset(s)
   started.needSeconds("reset", s, 2)
   if not self.heap then
@@ -126,8 +131,10 @@ function ClockCall:reset(s)
 end
 
 --- Puts it off by so many seconds.
----@param s number
+---@param s number seconds
 ---@return boolean? ok nil, message, code when it ran already or was cancelled before
+---@return string? message
+---@return string? code EALREADY, ECANCELED
 function ClockCall:delay(s)
   needAmount("delay", s, 2)
   if not self.heap then
@@ -142,15 +149,15 @@ function ClockCall:active()
   return self.heap ~= nil
 end
 
---- When it is due, in seconds of the clock.
----@return number
+--- When it is due.
+---@return number time in seconds of the clock
 function ClockCall:getTime()
   return self.time
 end
 
 --- Time that passes when it is told to: stands in for the reactor in tests.
 ---@class Clock
----@field rightNow number
+---@field rightNow number what time it is, in seconds
 local Clock = class.root "Clock"
 
 function Clock:init()
@@ -162,7 +169,7 @@ function Clock:init()
 end
 
 --- What time it is: 0 at first, then the sum of what it was advanced by.
----@return number
+---@return number time in seconds
 function Clock:seconds()
   return self.rightNow
 end
@@ -181,7 +188,7 @@ local function later(clock, heap, time, f, ...)
 end
 
 --- Calls `f(...)` when so many seconds have passed.
----@param s number
+---@param s number seconds, from 0
 ---@param f function
 ---@param ... any
 ---@return ClockCall
@@ -250,7 +257,7 @@ end
 
 --- Lets so many seconds pass, then calls what is due, and what becomes due by that. What a call
 --- raises comes out of here; the others stay pending.
----@param amount number
+---@param amount number seconds
 function Clock:advance(amount)
   if not self.calls then
     error("this is the class: Clock:new() makes one", 2)
@@ -266,7 +273,7 @@ function Clock:advance(amount)
 end
 
 --- Advances by each of the amounts, one after the other.
----@param amounts number[]
+---@param amounts number[] seconds each
 function Clock:pump(amounts)
   if type(amounts) ~= "table" then
     error(("pump takes a list of seconds, not a %s"):format(type(amounts)), 2)

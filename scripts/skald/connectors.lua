@@ -19,12 +19,13 @@ local connectors = {
 local TIMEOUT = 30 -- seconds
 local NOTHING = { cancel = function() end } -- an attempt that has not begun
 
+--- Makes connections to one endpoint for one factory, one at a time: what connectTCP and connectUNIX give.
 ---@class Connector
 ---@field factory Factory
----@field endpoint table as endpoints.parseClient gives it
 ---@field state "disconnected"|"connecting"|"connected"
 ---@field transport Transport? while it is connected
----@field persistent boolean? it retries, where its factory does not say otherwise
+---@field private endpoint table as endpoints.parseClient gives it
+---@field private persistent boolean? it retries, where its factory does not say otherwise
 local Connector = {}
 Connector.__index = Connector
 
@@ -157,7 +158,7 @@ end
 
 --- A Deferred of the connected protocol: of the one there is, or of the next.
 ---@param failAfter integer? it fails after so many failed tries; none: it waits on
----@return Deferred
+---@return Deferred d of the protocol
 function Connector:whenConnected(failAfter)
   if failAfter ~= nil and (type(failAfter) ~= "number" or failAfter < 1) then
     error(("whenConnected takes a number of tries from 1, not %s"):format(tostring(failAfter)), 2)
@@ -178,6 +179,7 @@ end
 -- --- what the attempt tells it ----------------------------------------------------------------
 
 --- No connection could be made.
+---@private
 ---@param code string
 ---@param by string
 ---@param detail string?
@@ -198,6 +200,7 @@ local function timeOf(factory)
 end
 
 --- The socket is connected: its protocol, or nil, which closes it.
+---@private
 function Connector:build(carrier, build)
   local attempt, since, made = self.attempt, nil, nil
   local ok, problem = owner.call(nil, core.traceback, function()
@@ -222,6 +225,7 @@ function Connector:build(carrier, build)
 end
 
 --- Its protocol's connectionMade has returned.
+---@private
 ---@param made Protocol
 function Connector:ready(made)
   local prepare = self.factory.prepareConnection
@@ -246,6 +250,7 @@ function Connector:ready(made)
 end
 
 --- The connection is over.
+---@private
 ---@param why Reason
 function Connector:lost(why)
   local unprepared, wasReady = self.unprepared, self.protocol ~= nil
@@ -308,6 +313,7 @@ function Connector:connect()
 end
 
 --- Belongs to somebody from now on, and ends with them.
+---@private
 ---@param who Owner?
 function Connector:belong(who)
   if who and who.connector then
@@ -328,6 +334,7 @@ local function close(self)
 end
 
 --- Connects for somebody, who owns it from now on. What a load starts connects when that is committed.
+---@private
 ---@param who Owner?
 function Connector:start(who)
   self:belong(who)
@@ -343,8 +350,9 @@ function Connector:start(who)
 end
 
 --- Connects once.
+---@private
 ---@param who Owner?
----@return Deferred of the protocol
+---@return Deferred d of the protocol
 function Connector:connectOnce(who)
   local waiter = { left = 1 }
   waiter.d = deferred.Deferred:new(function()
@@ -397,7 +405,8 @@ function Connector:getDestination()
 end
 
 --- It ends, with what it started, and connects no more.
----@return Deferred of the connector, when its connection is over
+---@private
+---@return Deferred d of the connector, when its connection is over
 function Connector:finish()
   if self.belongs and self.belongs.ended then
     filterWaiters(self, cancelWaiter)
@@ -413,6 +422,7 @@ end
 
 --- The host, or its service, stops: it connects no more. A connection that it has is ended by whoever
 --- ends all of them.
+---@private
 function Connector:stop()
   close(self)
   if self.attempt then

@@ -11,22 +11,22 @@ local Deferred, isDeferred = deferred.Deferred, deferred.is
 -- A task stands in its Cooperator's list, with `turn` set, unless it is paused, waits for a Deferred,
 -- or has come to its end, with `state` set.
 
---- One function's work.
+--- One function's work: what `cooperate` gives.
 ---@class CooperativeTask
----@field f fun(): any
----@field cooperator Cooperator
----@field pauses integer
----@field held boolean it waits for a Deferred
----@field turn integer? the last turn when it was put into the list
----@field state "done"|"failed"|"stopped"|nil
----@field result any what whenDone fires with
----@field waiting Deferred[]
+---@field state "done"|"failed"|"stopped"|nil nil while it is to go on
+---@field result any what whenDone fires with, at its end
+---@field private f fun(): any
+---@field private cooperator Cooperator
+---@field private pauses integer
+---@field private held boolean it waits for a Deferred
+---@field private turn integer? the last turn when it was put into the list
+---@field private waiting Deferred[]
 local CooperativeTask = {}
 CooperativeTask.__index = CooperativeTask
 
 --- Does several tasks in turns.
 ---@class Cooperator
----@field running boolean
+---@field running boolean it gives turns
 ---@field clock table? the reactor, where there is none
 local Cooperator = class.root "Cooperator"
 
@@ -279,6 +279,7 @@ function CooperativeTask:stop()
 end
 
 --- What its owner calls at its end: stops it, and that nobody handles this is no error.
+---@private
 function CooperativeTask:finish()
   if self.state then
     return

@@ -6,7 +6,8 @@ local failure = require "skald.failure"
 local gather = require "skald.gather"
 local locks = require "skald.locks"
 
--- For test kits: outside the host nobody logs.
+--- The failures that nobody has handled, since it was last asked. For test kits: outside the host nobody logs them.
+---@return Failure[]
 local function unhandled()
   local list = {}
   for i, item in ipairs(deferred.unhandled()) do

@@ -18,11 +18,14 @@ local PLACES = 4
 local MOST_NOTED = 10000
 local CHAINED, PASSED, AWAITED = {}, {}, {}
 
+--- A result that is yet to come, and the chain of what is to be called with it. Each callback gets what the one
+--- before it gave; what one raises is a failure for the next errback. A Deferred that a callback gives is waited
+--- for. A failure that nobody has handled at the end of the turn is logged.
 ---@class Deferred
 ---@field called boolean it has fired
 ---@field result any the result so far, once called
 ---@field paused integer how many times it is to be unpaused before it goes on
----@field canceller fun(d: Deferred)?
+---@field canceller fun(d: Deferred)? what `cancel` calls
 local Deferred = class.root "Deferred"
 local cell = getmetatable(Deferred).cell
 
@@ -363,6 +366,7 @@ function Deferred:chainDeferred(d)
 end
 
 --- Has a coroutine wait for the result: `waiter:proceed(ok, result)` is called with it, which stays.
+---@private
 ---@param waiter table
 function Deferred:awaitedBy(waiter)
   put(self, AWAITED, AWAITED, waiter, false)
@@ -414,6 +418,7 @@ function Deferred:errback(value)
 end
 
 --- Fires it with whatever a function gave: a Deferred's result is waited for.
+---@private
 ---@param result any
 function Deferred:resolve(result)
   if not isDeferred(result) then
@@ -430,7 +435,7 @@ local function cancelled()
 end
 
 --- Ends what it stands for: its canceller is called, and where that does not fire it, it fails with
---- CancelledError. One that waits for another Deferred cancels that.
+--- CancelledError. One that waits for another Deferred cancels that. One that has fired is left as it is.
 function Deferred:cancel()
   if self.called then
     if self.inner then
@@ -476,7 +481,7 @@ local function timedOut(result, seconds)
 end
 
 --- Cancels it after so many seconds; it then fails with TimeoutError.
----@param seconds number
+---@param seconds number from 0
 ---@param clock table? by default the reactor
 ---@param onTimeout fun(result: any, seconds: number)? gives the result instead
 ---@return Deferred self

@@ -297,6 +297,8 @@ end
 require("skald.guard").install()
 
 --- A group: a factory's connections, as the core counts them.
+---@class Group
+---@field handle number of the core
 local Group = class.root "Group"
 
 function Group:init()

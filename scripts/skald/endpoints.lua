@@ -47,8 +47,8 @@ end
 
 --- The fields of an endpoint string: those by position, the type first, and those by name.
 ---@param s string
----@return string[]? positional or nil and a message with the column
----@return table<string, string>|string named
+---@return string[]? positional nil, message where the string is no endpoint: one line, with the column
+---@return table<string, string>|string named or the message
 function endpoints.parse(s)
   local fields, column, what = split(s)
   if not fields then
@@ -235,7 +235,8 @@ end
 
 --- What a server endpoint string says.
 ---@param s string
----@return table? endpoint `{ type, port, interface, path, backlog, mode }`, numbers as numbers, or nil
+---@return table? endpoint `{ type, port, interface, path, backlog, mode }`, numbers as numbers; nil,
+---message where the string is none
 ---@return string? message one line, with the column of the field that is wrong
 function endpoints.parseServer(s)
   local result, message = parse(servers, s)
@@ -268,7 +269,7 @@ Server.__index = Server
 
 --- Listens.
 ---@param factory table a factory, a Factory class, or a definition
----@return Deferred of the port
+---@return Deferred d of the port
 function Server:listen(factory)
   local text, endpoint = self.text, self.endpoint
   require("skald.roster").need("listen", factory)
@@ -286,7 +287,7 @@ Client.__index = Client
 --- Connects once. The factory's buildProtocol makes the protocol; nothing else of a client factory
 --- is called.
 ---@param factory table a factory, a Factory class, or a definition
----@return Deferred of the protocol; cancelling it gives up connecting
+---@return Deferred d of the protocol; cancelling it gives up connecting
 function Client:connect(factory)
   require("skald.roster").need("connect", factory)
   return require("skald.program").connectOnce(factory, self.endpoint)
@@ -323,6 +324,7 @@ end
 ---@param name string who takes it
 ---@param given any
 ---@param level integer of the one to blame; 2 is the caller of the caller
+---@private
 ---@return ClientEndpoint
 function endpoints.client(name, given, level)
   if type(given) == "string" then
@@ -337,7 +339,7 @@ end
 --- Connects one protocol, without a factory of one's own.
 ---@param endpoint ClientEndpoint
 ---@param protocol Protocol
----@return Deferred of the protocol
+---@return Deferred d of the protocol
 function endpoints.connectProtocol(endpoint, protocol)
   if getmetatable(endpoint) ~= Client then
     error("connectProtocol takes an endpoint to connect to, and a protocol", 2)

@@ -4,6 +4,8 @@ local trace = require "skald.trace"
 
 local failure = {}
 
+--- What was raised, or given to an errback. `tostring` gives its type and message; raised or given again it stays
+--- the same one.
 ---@class Failure
 ---@field type string CancelledError, TimeoutError, FirstError, FailureGroup; what a raised table calls itself; "error"
 ---@field message string

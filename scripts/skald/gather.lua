@@ -113,7 +113,7 @@ function DeferredList:new(list, options)
   return make(self, list, needOptions("DeferredList", options, listOptions))
 end
 
--- What it waits for fires it, be it with the failures of what was cancelled.
+--- Cancels each of those that it waits for: what they then fire with is its result.
 function DeferredList:cancel()
   if not self.called then
     self.canceller()
@@ -132,8 +132,8 @@ end
 
 --- Fires with the list of values, or fails with FirstError at the first failure.
 ---@param list Deferred[]
----@param options? { consumeErrors: boolean? }
----@return Deferred
+---@param options? { consumeErrors: boolean? } consumeErrors: their failures count as handled
+---@return Deferred d of the values, in the order of the list
 function gather.gatherResults(list, options)
   needList("gatherResults", list, 2)
   options = needOptions("gatherResults", options, { consumeErrors = true })
@@ -143,8 +143,8 @@ end
 
 --- Fires with `{ index, value }` of the first that has a value, and cancels the others; fails with
 --- FailureGroup (`value`: the list of failures, in their order) when all have failed.
----@param list Deferred[]
----@return Deferred
+---@param list Deferred[] at least one
+---@return Deferred d of `{ index, value }`
 function gather.race(list)
   needList("race", list, 2)
   if #list == 0 then

@@ -69,13 +69,14 @@ local function runHeld(lock, f, arguments)
   return deferred.maybeDeferred(f, unpack(arguments, 1, arguments.n)):addBoth(giveBack, lock)
 end
 
--- What a lock and a semaphore have in common.
+--- What a lock and a semaphore have in common.
+---@class DeferredHeld
 local Held = class.root "Held"
 
 --- Waits for its turn, then calls `f(...)`, and releases when that is done, whether it failed or not.
 ---@param f function may give a Deferred
 ---@param ... any
----@return Deferred of what f gives
+---@return Deferred d of what f gives
 function Held:run(f, ...)
   if type(f) ~= "function" then
     error(("run takes a function, not a %s"):format(type(f)), 2)
@@ -108,11 +109,12 @@ local function pass(lock)
 end
 
 --- At most so many at a time.
----@class DeferredSemaphore
----@field limit integer
+---@class DeferredSemaphore: DeferredHeld
+---@field limit integer how many it lets at a time
 ---@field tokens integer those that are free
 local DeferredSemaphore = Held {}
 
+--- A semaphore with so many tokens.
 ---@param limit integer from 1
 function DeferredSemaphore:init(limit)
   if type(limit) ~= "number" or limit < 1 or limit % 1 ~= 0 then
@@ -121,8 +123,8 @@ function DeferredSemaphore:init(limit)
   self.limit, self.tokens, self.waiting = limit, limit, Line:new()
 end
 
---- Fires with the semaphore when there is a token; cancelling it gives up its place.
----@return Deferred
+--- Waits for a token; cancelling it gives up its place.
+---@return Deferred d of the semaphore
 function DeferredSemaphore:acquire()
   needInstance(self, "DeferredSemaphore")
   if self.tokens == 0 then
@@ -132,6 +134,7 @@ function DeferredSemaphore:acquire()
   return deferred.succeed(self)
 end
 
+---@private
 function DeferredSemaphore:free()
   self.tokens = self.tokens + 1
 end
@@ -147,16 +150,16 @@ end
 locks.DeferredSemaphore = DeferredSemaphore
 
 --- One at a time.
----@class DeferredLock
----@field locked boolean
+---@class DeferredLock: DeferredHeld
+---@field locked boolean somebody has it
 local DeferredLock = Held {}
 
 function DeferredLock:init()
   self.locked, self.waiting = false, Line:new()
 end
 
---- Fires with the lock when it is free; cancelling it gives up its place.
----@return Deferred
+--- Waits until it is free; cancelling it gives up its place.
+---@return Deferred d of the lock
 function DeferredLock:acquire()
   needInstance(self, "DeferredLock")
   if self.locked then
@@ -166,6 +169,7 @@ function DeferredLock:acquire()
   return deferred.succeed(self)
 end
 
+---@private
 function DeferredLock:free()
   self.locked = false
 end
@@ -182,8 +186,8 @@ locks.DeferredLock = DeferredLock
 
 --- A queue of things on which one may wait.
 ---@class DeferredQueue
----@field size integer? most that may be in it
----@field backlog integer? most that may wait for something
+---@field size number most that may be in it
+---@field backlog number most that may wait for something
 local DeferredQueue = class.root "DeferredQueue"
 
 local function bound(name, value)
@@ -193,8 +197,9 @@ local function bound(name, value)
   return value or math.huge
 end
 
----@param size integer? none is no bound
----@param backlog integer? none is no bound
+--- An empty queue.
+---@param size integer? most things that may be in it; none is no bound
+---@param backlog integer? most that may wait for something; none is no bound
 function DeferredQueue:init(size, backlog)
   self.size, self.backlog = bound("size", size), bound("backlog", backlog)
   self.pending, self.waiting = Line:new(), Line:new()
@@ -220,7 +225,7 @@ function DeferredQueue:put(item)
 end
 
 --- A Deferred of the oldest thing; cancelling it gives up its place.
----@return Deferred? d nil, message, code when too many wait already
+---@return Deferred? d of the thing; nil, message, code when too many wait already
 ---@return string? message
 ---@return string? code
 function DeferredQueue:get()

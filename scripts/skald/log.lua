@@ -18,10 +18,24 @@ local function writer(level)
   end
 end
 
---- Each takes a text, or a format and its values as string.format does.
+--- A line for who looks for a fault.
+---@param format any a text, or a format of string.format and its values
+---@param ... any
 log.debug = writer(0)
+
+--- A line on what happens.
+---@param format any a text, or a format of string.format and its values
+---@param ... any
 log.info = writer(1)
+
+--- A line on what may be wrong.
+---@param format any a text, or a format of string.format and its values
+---@param ... any
 log.warning = writer(2)
+
+--- A line on what has failed.
+---@param format any a text, or a format of string.format and its values
+---@param ... any
 log.error = writer(3)
 
 return log

@@ -15,17 +15,17 @@ local ROUNDING = 1e-15 -- of a time, as in skald.clock
 
 --- Calls a function again and again.
 ---@class LoopingCall
----@field running boolean
+---@field running boolean between `start` and its end
 ---@field interval number? seconds; may be changed while it runs, and counts from the next run on
 ---@field clock table? the reactor, where none is set before `start`
 ---@field deferred Deferred? what `start` gave, until it fires
----@field call DelayedCall? the next run
----@field origin number when it was started or reset
----@field step number? the interval that `due` and `reached` are numbers of
----@field due integer the run that `call` is for
----@field reached integer the last run
----@field ranAt number? when that was
----@field count integer how many runs it stood for
+---@field private call DelayedCall? the next run
+---@field private origin number when it was started or reset
+---@field private step number? the interval that `due` and `reached` are numbers of
+---@field private due integer the run that `call` is for
+---@field private reached integer the last run
+---@field private ranAt number? when that was
+---@field private count integer how many runs it stood for
 local LoopingCall = class.root("LoopingCall", { running = false })
 
 local run
@@ -180,9 +180,9 @@ end
 
 --- Calls the function now and then every so many seconds after this moment, or in every turn with an
 --- interval of 0. Runs that are missed are skipped.
----@param interval number
+---@param interval number seconds; 0 is once a turn
 ---@param now boolean? false: the first run comes after an interval
----@return Deferred fires with the LoopingCall when it is stopped; fails with what the function failed with
+---@return Deferred d of the LoopingCall, when it is stopped; fails with what the function failed with
 function LoopingCall:start(interval, now)
   if self.running then
     error("start: the LoopingCall is running already", 2)
@@ -225,6 +225,7 @@ function LoopingCall:stop()
 end
 
 --- What its owner calls at its end: ends it where it runs.
+---@private
 function LoopingCall:finish()
   if self.running then
     stop(self)

@@ -35,6 +35,7 @@ end
 ---@param who Owner?
 ---@param handler fun(problem: any): any
 ---@param f function
+---@param ... any
 ---@return boolean ok
 function owner.call(who, handler, f, ...)
   local before, task = owner.current, owner.task

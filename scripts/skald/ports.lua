@@ -14,6 +14,7 @@ local MODE = 438 -- 0666
 
 -- --- listeners --------------------------------------------------------------------------------
 
+--- A listening socket.
 ---@class Listener
 ---@field handle number? nil once closed
 ---@field key string the endpoint as it was asked for
@@ -188,7 +189,7 @@ end
 
 --- Closes the socket and stops the factory where this was its last port. Connections live on. While
 --- a script loads it only takes back what that script asked for.
----@return Deferred of nothing, when that is done
+---@return Deferred d of nothing, when that is done
 function Port:stopListening()
   local deferred = require "skald.deferred"
   local listener = self.listener

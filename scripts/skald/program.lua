@@ -30,6 +30,7 @@ end
 --- Calls `f(...)`; what it starts belongs to `who`, what it raises is logged.
 ---@param who Owner?
 ---@param f function
+---@param ... any
 function program.guarded(who, f, ...)
   local ok, problem = owner.call(who, core.traceback, f, ...)
   if not ok then
@@ -258,7 +259,7 @@ end
 --- What a client endpoint does: connects once, and tells its factory of nothing.
 ---@param definition table
 ---@param endpoint table
----@return Deferred of the protocol
+---@return Deferred d of the protocol
 function program.connectOnce(definition, endpoint)
   local connectors = require "skald.connectors"
   local connector = connectors.new(roster.factoryOf(definition), endpoint)

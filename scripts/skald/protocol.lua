@@ -4,11 +4,17 @@ local class = require "skald.class"
 
 local protocol = {}
 
---- A conversation with one peer. Every callback is optional: `connectionMade()`,
---- `dataReceived(data)`, `connectionLost(reason)`, `readConnectionLost()`, `writeConnectionLost()`.
+--- A conversation with one peer. Every callback is optional. Their order: connectionMade, dataReceived as often as
+--- data comes, one connectionLost; none is called from within another of the same connection. What one raises is
+--- logged, and ends the connection with the code `error`.
 ---@class Protocol
 ---@field transport Transport set before connectionMade
 ---@field factory Factory set before connectionMade
+---@field clock table? what its receivers and policies take the time from; by default the reactor
+---@field dataReceived? fun(self: Protocol, data: string) bytes came: 1 to 65536 of them, cut anywhere
+---@field readConnectionLost? fun(self: Protocol) the peer sends no more; without it, the connection ends then in order
+---@field writeConnectionLost? fun(self: Protocol) what loseWriteConnection asked for is done
+---@field reloaded? fun(self: Protocol) its code is new: called right before the next event of the connection
 local Protocol = class.root "Protocol"
 
 --- Makes an instance, and calls `init(self, ...)` where there is one.
@@ -34,18 +40,39 @@ function Protocol:makeConnection(transport)
   end
 end
 
--- So that a class may call what it overrides.
+-- What follows is there so that a class may call what it overrides.
+
+--- The connection is there: called once, before all others.
 function Protocol.connectionMade() end
 
-function Protocol.connectionLost() end
+--- The connection is over: called once, as the last.
+---@param reason Reason
+function Protocol:connectionLost(reason) end -- luacheck: no unused args
 
 protocol.Protocol = Protocol
 
 --- Makes a protocol for each connection, and keeps what outlives it.
+--- What a script returns is its definition: a table with these fields, a class derived from this one, or an instance.
 ---@class Factory
 ---@field protocol table the class of its protocols, or a plain table of methods
----@field name string
----@field state table
+---@field listen string|string[]|nil the endpoints to listen on
+---@field connect string? the endpoint to connect to, and to stay connected with
+---@field name string by default the script's name
+---@field state table? what outlives reloads, with its defaults
+---@field version integer? of the state's shape: 1 where none is given
+---@field migrate? fun(state: table, from: integer) changes the living state, which has the version `from`
+---@field prepareReload? fun(self: Factory, new: Factory?): boolean?, string? before a reload changes anything; false
+---and a reason refuse it; `new` is nil where the factory is to go
+---@field reloaded? fun(self: Factory, from: integer, to: integer) right after a reload; the numbers of the generations
+---@field maxConnections integer? more are closed at once; none: no bound
+---@field maxConnectionsPerPeer integer? the same by the peer's IP address
+---@field idleTimeout number? seconds in which nothing came, and nothing was taken, while we were willing to read; none:
+---no bound
+---@field closeTimeout number? seconds in which the peer takes nothing of what is left to send (30); 0: no bound
+---@field highWater integer? queued bytes above which producers are paused (65536)
+---@field lowWater integer? queued bytes down to which they are resumed (16384)
+---@field maxBuffered integer? a write while more bytes wait ends the connection with the code `limit` (67108864)
+---@field backlog integer? how many connections may wait to be accepted (4096, or what the system allows)
 local Factory = class.root "Factory"
 
 --- The protocol for a new connection; nil refuses it. By default an instance of `self.protocol`.
@@ -65,7 +92,7 @@ function Factory:buildProtocol(addr) -- luacheck: no unused args
 end
 
 --- How many of its connections are live.
----@return integer
+---@return integer count
 function Factory:connectionCount()
   local group, wrappers = self._group, self._wrappers
   return (group and group:count() or 0) + (wrappers and wrappers.count or 0)
@@ -86,7 +113,7 @@ local function eachWrapped(wrappers)
 end
 
 --- Iterates over its live protocols; connections may come and go meanwhile.
----@return fun(): Protocol?
+---@return fun(): Protocol? each the next one, or nil
 function Factory:each()
   local group, wrappers = self._group, self._wrappers
   local nextOwn = group and group:each()
@@ -101,7 +128,7 @@ function Factory:each()
   end
 end
 
---- Changes one of its bounds at run time.
+--- Changes one of its bounds at run time. Raises for what is no bound, or no value of one.
 ---@param name string one of `protocol.bounds`
 ---@param value number seconds, bytes or connections; 0 lifts maxConnections, maxConnectionsPerPeer and idleTimeout
 function Factory:setBound(name, value)
@@ -116,23 +143,23 @@ function Factory:setBound(name, value)
   end
 end
 
+--- Its first port or connector is up: called before any connection. What it starts ends at stopFactory.
 function Factory.startFactory() end
 
+--- Its last port or connector is down.
 function Factory.stopFactory() end
 
 protocol.Factory = Factory
 
---- A factory for connections that we make. What it may have besides: `startedConnecting(connector)`,
---- `clientConnectionFailed(connector, reason)` when none could be made, `clientConnectionLost(connector,
---- reason)` after the protocol's own connectionLost, and `prepareConnection(protocol)`, which is called
---- after connectionMade and may give a Deferred: whenConnected waits for it, and where it fails the
---- connection is ended.
+--- A factory for connections that we make.
 ---@class ClientFactory: Factory
+---@field prepareConnection? fun(self: ClientFactory, protocol: Protocol): any called after connectionMade. It may give
+---a Deferred: whenConnected waits for that, and where it fails the connection is ended
 local ClientFactory = Factory {}
 
 --- A Deferred of the connected protocol: of the one there is, or of the next.
 ---@param failAfter integer? it fails after so many failed tries; none: it waits on
----@return Deferred
+---@return Deferred d of the protocol
 function ClientFactory:whenConnected(failAfter)
   local connector = self._connector
   if not connector then
@@ -141,11 +168,19 @@ function ClientFactory:whenConnected(failAfter)
   return connector:whenConnected(failAfter)
 end
 
-function ClientFactory.startedConnecting() end
+--- An attempt begins.
+---@param connector Connector
+function ClientFactory:startedConnecting(connector) end -- luacheck: no unused args
 
-function ClientFactory.clientConnectionFailed() end
+--- No connection could be made.
+---@param connector Connector
+---@param reason Reason
+function ClientFactory:clientConnectionFailed(connector, reason) end -- luacheck: no unused args
 
-function ClientFactory.clientConnectionLost() end
+--- A connection is over: called after the protocol's own connectionLost.
+---@param connector Connector
+---@param reason Reason
+function ClientFactory:clientConnectionLost(connector, reason) end -- luacheck: no unused args
 
 protocol.ClientFactory = ClientFactory
 
@@ -153,7 +188,7 @@ protocol.ClientFactory = ClientFactory
 --- of its connectors has a back-off of its own.
 ---@class ReconnectingClientFactory: ClientFactory
 ---@field initialDelay number seconds before the first retry
----@field factor number how much longer each retry waits than the one before
+---@field factor number how many times longer each retry waits than the one before
 ---@field jitter number each delay is up to this part of itself shorter or longer; 0: exact
 ---@field maxDelay number seconds; no delay is longer
 ---@field maxRetries integer? of tries in a row; none: for ever
@@ -282,6 +317,9 @@ function ReconnectingClientFactory:stopTrying()
   end
 end
 
+--- The protocol for a new connection; notes when that was.
+---@param addr Address?
+---@return Protocol?
 function ReconnectingClientFactory:buildProtocol(addr)
   self._since = clockOf(self):seconds()
   return Factory.buildProtocol(self, addr)
@@ -293,10 +331,14 @@ local function retry(factory, connector)
   f(factory, connector)
 end
 
+--- Retries. An override calls it, or `retry`.
+---@param connector Connector
 function ReconnectingClientFactory:clientConnectionFailed(connector)
   retry(self, connector)
 end
 
+--- Retries. An override calls it, or `retry`.
+---@param connector Connector
 function ReconnectingClientFactory:clientConnectionLost(connector)
   local since = connector.since or self._since
   if since and clockOf(self):seconds() - since >= setting(self, "stableAfter") then
@@ -307,7 +349,8 @@ end
 
 protocol.ReconnectingClientFactory = ReconnectingClientFactory
 
---- The bounds of a factory, in the order of `enum bound` (host/io/group.h).
+--- The names of a factory's bounds that can be changed at run time, in the order of `enum bound` (host/io/group.h).
+---@type string[]
 protocol.bounds = {
   "maxConnections",
   "maxConnectionsPerPeer",
@@ -318,7 +361,8 @@ protocol.bounds = {
   "maxBuffered",
 }
 
---- What they are where a definition does not say; 0 is none.
+--- What they are where a definition does not say: seconds, bytes, connections; 0 is none.
+---@type table<string, number>
 protocol.defaults = {
   maxConnections = 0,
   maxConnectionsPerPeer = 0,
@@ -335,6 +379,7 @@ for index, name in ipairs(protocol.bounds) do
 end
 
 --- What is wrong with a bound, or nil.
+---@private
 ---@param name any
 ---@param value any
 ---@return string?

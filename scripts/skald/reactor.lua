@@ -24,15 +24,22 @@ local function shown(value)
   return type(value) == "string" and ("the string '%s': tonumber makes a number of it"):format(value) or tostring(value)
 end
 
+--- Calls `f(...)` after so many seconds.
+---@param s number seconds, from 0
+---@param f function
+---@param ... any
+---@return DelayedCall
 reactor.callLater = plain(timers.later)
 
---- Seconds of a monotonic clock.
----@return number
+--- What a monotonic clock says.
+---@return number time in seconds
 function reactor.seconds()
   return C.skald_seconds(pointer)
 end
 
 --- Calls `f(...)` once the host runs; at once where it does.
+---@param f function
+---@param ... any
 reactor.callWhenRunning = plain(function(f, ...)
   if type(f) ~= "function" then
     error(("callWhenRunning takes a function, not a %s"):format(type(f)), 2)
@@ -68,10 +75,13 @@ local function options(name, given, known)
 end
 
 --- Listens on a TCP port: binds now, accepts once the host runs.
----@param port integer 0 lets the system choose
+---@param port integer to 65535; 0 lets the system choose
 ---@param factory table a factory, a Factory class, or a definition
----@param opts? { interface: string?, backlog: integer? }
----@return Port? port or nil, message, code (the name of the system's error)
+---@param opts? { interface: string?, backlog: integer? } interface: the IP address to listen on (all of IPv4); backlog:
+---how many connections may wait to be accepted (4096, or what the system allows)
+---@return Port? port or nil, message, code where the system refuses
+---@return string? message
+---@return string? code of the system, such as EADDRINUSE
 reactor.listenTCP = plain(function(port, factory, opts)
   if type(port) ~= "number" or port % 1 ~= 0 or port < 0 or port > 65535 then
     error(("listenTCP takes a port from 0 to 65535, not %s"):format(shown(port)), 2)
@@ -94,7 +104,9 @@ end)
 ---@param path string
 ---@param factory table a factory, a Factory class, or a definition
 ---@param opts? { mode: integer?, backlog: integer? } mode as a number, such as tonumber("660", 8)
----@return Port? port or nil, message, code
+---@return Port? port or nil, message, code where the system refuses
+---@return string? message
+---@return string? code of the system, such as EADDRINUSE
 reactor.listenUNIX = plain(function(path, factory, opts)
   if type(path) ~= "string" or path == "" then
     error("listenUNIX takes a path", 2)
@@ -134,7 +146,7 @@ end
 
 --- Connects to a TCP port. What comes of it the factory hears.
 ---@param host string an IP address or a name; of a name all addresses are tried (RFC 8305)
----@param port integer
+---@param port integer from 1 to 65535
 ---@param factory table a client factory, a class of one, or a definition
 ---@param opts? { timeout: number?, bindAddress: string|table? } timeout: seconds (30) for looking up
 ---and connecting together; bindAddress: the IP address to come from, or { "ip", port }
@@ -184,7 +196,7 @@ end
 --- Looks a host name up.
 ---@param name string a host name, or an address, which is its own answer
 ---@param opts? { timeout: number? } seconds (15)
----@return Deferred of one address as a string, IPv4 where there is any; fails with a DNSLookupError
+---@return Deferred d of one address as a string, IPv4 where there is any; fails with a DNSLookupError
 reactor.resolve = plain(function(name, opts)
   if type(name) ~= "string" then
     error(("resolve takes a name, not a %s"):format(type(name)), 2)

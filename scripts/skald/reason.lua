@@ -16,6 +16,15 @@ local sentences = {
   stopped = { host = "the host stops" },
 }
 
+--- Why a connection ended, or none could be made. `tostring` gives the message.
+---@class Reason
+---@field code "done"|"lost"|"aborted"|"timeout"|"limit"|"error"|"stopped" done: orderly; lost: reset, or the network;
+---aborted: by abortConnection, or given up; timeout: idleTimeout, closeTimeout, or no answer; limit: more than
+---maxBuffered was waiting; error: a callback raised; stopped: the host stops
+---@field by "peer"|"local"|"host" local is the script
+---@field message string one sentence
+---@field errno string? the name of the system's error, such as "ECONNRESET"
+---@field traceback string? of the callback that raised
 local Reason = {}
 Reason.__index = Reason
 

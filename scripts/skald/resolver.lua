@@ -457,7 +457,7 @@ end
 --- Looks a name up, and waits for both families: what one of them has is enough. An address is answered at once.
 ---@param name string a host name, or an address
 ---@param options? { timeout: number?, family: "TCP6"|"TCP"|nil }
----@return Deferred of a list of `{ type = "TCP6"|"TCP", host = }`, IPv6 first; fails with a DNSLookupError
+---@return Deferred d of a list of `{ type = "TCP6"|"TCP", host = }`, IPv6 first; fails with a DNSLookupError
 function resolver.resolve(name, options)
   local _, family = checkOptions("resolve", name, options, 3)
   local defer = require "skald.defer"

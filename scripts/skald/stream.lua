@@ -17,10 +17,12 @@ local MANY = 256 -- pieces that become one: a place in a table takes more than a
 --- functions, and in what those call; one of them at a time may wait.
 ---@class Stream
 ---@field transport Transport
----@field task Task? that waits
----@field waits string? for what: "data", "count", "delimiter", "room"
+---@field clock table? by default the reactor
+---@field private task Task? that waits
+---@field private waits string? for what: "data", "count", "delimiter", "room"
 local Stream = class.root "Stream"
 
+---@private
 function Stream:init(transport, clock, high)
   self.transport, self.clock = transport, clock
   self.high, self.unseen = high or protocol.defaults.highWater, 0
@@ -264,7 +266,7 @@ function Stream:readSome(n)
 end
 
 --- `n` bytes, fewer at an orderly end of the stream; without `n` what has come, as readSome does.
----@param n integer?
+---@param n integer? bytes, from 1
 ---@return string? data nil at the end of the stream
 ---@return string? message where the connection was lost, or the time ran out
 ---@return string? code ECONNRESET and the like; ETIMEDOUT
@@ -284,7 +286,7 @@ function Stream:read(n)
 end
 
 --- Exactly `n` bytes.
----@param n integer
+---@param n integer bytes, from 0
 ---@return string? data nil where the stream ended before
 ---@return string? message none at an orderly end with nothing unread
 ---@return string? code ENODATA where it ended in order; ECONNRESET and the like; ETIMEDOUT
@@ -343,7 +345,7 @@ local CR = 13
 --- stream is a line, too. One that is too long stays there.
 ---@param max integer? most bytes of the line (16384)
 ---@return string? line nil at the end of the stream
----@return string? message
+---@return string? message where the connection was lost, the time ran out, or the line is too long
 ---@return string? code EMSGSIZE for a line that is too long; ECONNRESET and the like; ETIMEDOUT
 function Stream:readLine(max)
   needTask(self)
@@ -370,7 +372,7 @@ end
 
 --- For a loop over the lines: `for line in stream:lines() do`. It ends with what readLine gives nil for.
 ---@param max integer? most bytes of a line (16384)
----@return fun(): string?
+---@return fun(): string? each the next line, or nil
 function Stream:lines(max)
   return function()
     return self:readLine(max)
@@ -464,6 +466,7 @@ function Stream:close()
 end
 
 --- Lets go of what it holds.
+---@private
 function Stream:release()
   self.closed = true
   self.waits = nil -- which a coroutine of one's own may have left
@@ -486,7 +489,7 @@ local function setTimed(self)
 end
 
 --- Each call that waits gives up after so many seconds; nil: none does.
----@param seconds number?
+---@param seconds number? nil: for ever
 function Stream:setTimeout(seconds)
   needTask(self)
   needSeconds(seconds)
@@ -495,7 +498,7 @@ function Stream:setTimeout(seconds)
 end
 
 --- All that waits gives up so many seconds from now; nil: nothing does.
----@param seconds number?
+---@param seconds number? nil: never
 function Stream:setDeadline(seconds)
   needTask(self)
   needSeconds(seconds)
@@ -518,6 +521,7 @@ local function isThere(self, data)
 end
 
 --- Bytes came.
+---@private
 function Stream:feed(data)
   local waits = self.waits
   if self.closed then
@@ -539,6 +543,7 @@ function Stream:feed(data)
 end
 
 --- Nothing more comes.
+---@private
 ---@param why Reason? where the connection is over
 function Stream:finish(why)
   self.over, self.why = true, why
@@ -548,15 +553,18 @@ function Stream:finish(why)
 end
 
 --- All is taken.
+---@private
 function Stream:resumeProducing()
   if self.waits == "room" then
     wake(self)
   end
 end
 
+---@private
 function Stream.stopProducing() end
 
 --- The coroutine is cancelled: that is raised where it waits.
+---@private
 ---@param task Task
 function Stream:interrupt(task)
   if self.waits and self.task == task then
@@ -569,7 +577,9 @@ end
 --- A protocol that is a coroutine: `handle(self, stream)`. When that returns, what is queued is sent
 --- and the connection closes; what it raises is logged and ends the connection.
 ---@class StreamProtocol: Protocol
----@field handle fun(self: StreamProtocol, stream: Stream)
+---@field handle fun(self: StreamProtocol, stream: Stream) the conversation, from its beginning to its end
+---@field stream Stream what `handle` is given
+---@field clock table? by default the reactor
 local StreamProtocol = protocol.Protocol {}
 
 local function ended(task, ok, problem)
@@ -619,14 +629,18 @@ function StreamProtocol:makeConnection(transport)
   wake(made, self.handle, self, made)
 end
 
+---@private
 function StreamProtocol:dataReceived(data)
   self.stream:feed(data)
 end
 
+---@private
 function StreamProtocol:readConnectionLost()
   self.stream:finish()
 end
 
+--- The connection is over: `handle` hears of it where it waits. An override is called after that.
+---@param reason Reason
 function StreamProtocol:connectionLost(reason)
   self.stream:finish(reason)
 end
@@ -640,7 +654,7 @@ Plain.makeConnection = open
 
 --- Connects, for a coroutine to read and write.
 ---@param endpoint string|ClientEndpoint
----@return Deferred of the stream, which is to be closed by `close`
+---@return Deferred d of the stream, which is to be closed by `close`
 function stream.connect(endpoint)
   local endpoints = require "skald.endpoints"
   endpoint = endpoints.client("connect", endpoint, 2)

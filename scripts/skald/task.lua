@@ -18,10 +18,10 @@ end
 --- A Deferred that fires after so many seconds with what `f(...)` gives then; cancelling it takes
 --- the call back.
 ---@param clock table? the reactor where it is nil
----@param s number
+---@param s number seconds, from 0
 ---@param f function? without one it fires with nil
 ---@param ... any
----@return Deferred
+---@return Deferred d of what `f` gives
 function task.deferLater(clock, s, f, ...)
   if clock ~= nil and type(clock) ~= "table" then
     error(("deferLater takes a clock, the seconds and a function; the clock is a %s"):format(type(clock)), 2)

@@ -13,6 +13,7 @@ local WAITS = 0 -- a handle: noted, to be started when a load succeeded
 
 -- Pending where it has a handle. Its fields are made all at once: more of them, or others later, would
 -- double what it costs.
+--- A call that is to come: what `reactor.callLater` gives.
 ---@class DelayedCall
 local DelayedCall = {}
 DelayedCall.__index = DelayedCall
@@ -35,6 +36,8 @@ end
 
 --- Takes the call back.
 ---@return boolean? ok nil, message, code when it ran already or was cancelled before
+---@return string? message
+---@return string? code EALREADY, ECANCELED
 function DelayedCall:cancel()
   local handle = self.handle
   if not handle then
@@ -63,7 +66,10 @@ local function move(self, when)
 end
 
 --- Puts it off until so many seconds from now.
----@param s number
+---@param s number seconds
+---@return boolean? ok nil, message, code when it ran already or was cancelled before
+---@return string? message
+---@return string? code EALREADY, ECANCELED
 function DelayedCall:reset(s)
   seconds(s, "reset")
   if not self:active() then
@@ -73,7 +79,10 @@ function DelayedCall:reset(s)
 end
 
 --- Puts it off by so many seconds; fewer than 0 have it come sooner.
----@param s number
+---@param s number seconds
+---@return boolean? ok nil, message, code when it ran already or was cancelled before
+---@return string? message
+---@return string? code EALREADY, ECANCELED
 function DelayedCall:delay(s)
   if type(s) ~= "number" or s - s ~= 0 then
     error(("delay takes seconds, not %s"):format(tostring(s)), 2)
@@ -90,8 +99,8 @@ function DelayedCall:active()
   return self.handle ~= false
 end
 
---- When it is due, in seconds of `reactor.seconds()`.
----@return number
+--- When it is due.
+---@return number time in seconds of `reactor.seconds()`
 function DelayedCall:getTime()
   return self.time
 end
@@ -107,7 +116,7 @@ local function start(call)
 end
 
 --- Calls `f(...)` after so many seconds.
----@param s number
+---@param s number seconds, from 0
 ---@param f function
 ---@param ... any
 ---@return DelayedCall
@@ -153,7 +162,7 @@ local function same(problem)
 end
 
 --- A timer of the library's own: it belongs to nobody, whoever runs.
----@param s number
+---@param s number seconds, from 0
 ---@param f function
 ---@param ... any
 ---@return DelayedCall

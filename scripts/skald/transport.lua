@@ -10,8 +10,10 @@ local band, rshift = bit.band, bit.rshift
 -- From this size on, a string is sent from where Lua holds it; smaller ones are cheaper to copy.
 local REFER = 4096
 
+--- A connection, as a protocol has it in `self.transport`. Whatever it is asked for, no callback is called before the
+--- running one returns, but a producer's.
 ---@class Transport
----@field disconnecting boolean true after loseConnection
+---@field disconnecting boolean true after loseConnection and abortConnection
 local Transport = { disconnecting = false }
 Transport.__index = Transport
 
@@ -37,6 +39,7 @@ end
 
 --- Ends the connection because code of its protocol failed: that is logged, the queue is dropped, and
 --- connectionLost gets the code `error`.
+---@private
 ---@param text string what was raised, with its traceback
 function Transport:fail(text)
   if C.skald_is_open(pointer, self[1]) then
@@ -89,6 +92,9 @@ end
 
 --- Queues a list of strings; answers as `write` does, at the first that is not taken.
 ---@param list string[]
+---@return boolean? ok
+---@return string? message
+---@return string? code EPIPE, ENOBUFS
 function Transport:writeSequence(list)
   if type(list) ~= "table" then
     error(("writeSequence takes a list of strings, not a %s"):format(type(list)), 2)
@@ -139,6 +145,8 @@ function Transport:resumeProducing()
   C.skald_resume(pointer, self[1])
 end
 
+--- The same as loseConnection: what a consumer calls where a transport is its producer.
+---@type fun(self: Transport)
 Transport.stopProducing = Transport.loseConnection
 
 --- Registers who writes here, so that it is told when to pause and when there is room.
@@ -146,6 +154,8 @@ Transport.stopProducing = Transport.loseConnection
 ---@param streaming boolean true: it writes by itself, is paused above highWater and resumed at
 ---lowWater; false: it writes once at each resumeProducing, which comes when the queue is empty
 ---@return boolean? ok nil, "closing", code when the connection is gone (the producer is stopped)
+---@return string? message
+---@return string? code EPIPE
 function Transport:registerProducer(producer, streaming)
   local needed = streaming and { "pauseProducing", "resumeProducing" } or { "resumeProducing" }
   if type(producer) ~= "table" then
@@ -179,8 +189,8 @@ function Transport:unregisterProducer()
   end
 end
 
---- Bytes queued and not yet taken by the kernel.
----@return integer
+--- What is queued and not yet taken by the kernel.
+---@return integer bytes
 function Transport:bufferedAmount()
   return C.skald_buffered(pointer, self[1])
 end
@@ -194,13 +204,13 @@ local function look(self, which, field)
   return self[field]
 end
 
---- The peer's address.
+--- The peer's address; known after the end, too.
 ---@return Address
 function Transport:getPeer()
   return look(self, C.skald_peer, "peer")
 end
 
---- Our own address.
+--- Our own address; known after the end, too.
 ---@return Address
 function Transport:getHost()
   return look(self, C.skald_host, "host")
@@ -215,13 +225,19 @@ end
 
 --- Whether small writes are sent at once (they are, unless turned off). No effect but on TCP.
 ---@param on boolean
+---@return boolean? ok
+---@return string? message
+---@return string? code of the system
 function Transport:setTcpNoDelay(on)
   return outcome(C.skald_set_nodelay(pointer, self[1], on and true or false))
 end
 
 --- Whether a silent peer is probed, after and each so many seconds. No effect but on TCP.
 ---@param on boolean
----@param seconds integer? the system's when not given
+---@param seconds integer? from 1 to 32767; the system's when not given
+---@return boolean? ok
+---@return string? message
+---@return string? code of the system
 function Transport:setTcpKeepAlive(on, seconds)
   if seconds ~= nil and (type(seconds) ~= "number" or not (seconds >= 1 and seconds <= 32767)) then
     error(("setTcpKeepAlive takes seconds from 1 to 32767, not %s"):format(tostring(seconds)), 2)

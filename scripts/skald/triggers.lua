@@ -12,6 +12,7 @@ local events = { startup = true, shutdown = true }
 local phases = { before = true, during = true, after = true }
 local list = {} -- in the order of their coming
 
+--- What addSystemEventTrigger gives: removeSystemEventTrigger takes it.
 ---@class Trigger
 local Trigger = {}
 Trigger.__index = Trigger
@@ -21,7 +22,7 @@ Trigger.__index = Trigger
 ---@param event "startup"|"shutdown"
 ---@param f function
 ---@param ... any
----@return Trigger to take it back with
+---@return Trigger trigger to take it back with
 function triggers.add(phase, event, f, ...)
   if not phases[phase] then
     error(("addSystemEventTrigger: a phase is before, during or after, not %s"):format(tostring(phase)), 3)
@@ -62,6 +63,7 @@ function triggers.remove(trigger)
 end
 
 --- Its owner has ended.
+---@private
 function Trigger:finish()
   triggers.remove(self)
 end
