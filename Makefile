@@ -102,9 +102,20 @@ bench: release bench-tools ## CPU, latency, memory, start time, beside a plain C
 	@luajit tests/bench/bench.lua --json $(BUILD)/bench.json
 	@luajit tests/bench/async.lua --json $(BUILD)/async.json
 
-.PHONY: install
-install: release ## into PREFIX (/usr/local)
+.PHONY: docs
+docs: build-deps ## docs/reference, from the comments in scripts/
+	@luajit tests/support/reference.lua
+
+.PHONY: install install-library
+install: release install-library ## into PREFIX (/usr/local); the library goes to share/skald/lua
 	install -D -m 755 $(BUILD)/skald $(DESTDIR)$(PREFIX)/bin/skald
+
+# What the program has inside, for specs outside of it and for editors.
+SHARE := $(DESTDIR)$(PREFIX)/share/skald/lua
+install-library:
+	install -d $(SHARE)/skald $(SHARE)/meta
+	install -m 644 $(LIBRARY) $(SHARE)/skald
+	install -m 644 $(wildcard scripts/meta/*.lua) $(SHARE)/meta
 
 .PHONY: clean
 clean: ## remove build/
