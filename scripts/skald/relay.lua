@@ -86,7 +86,7 @@ end
 ---@param receiver Protocol
 ---@param source Transport its transport
 ---@param sink Transport
----@return Deferred? of the number of bytes, as Transport:pipe says; nil: it does so already
+---@return Deferred? d of the number of bytes, as Transport:pipe says; nil: it does so already
 function relay.start(receiver, source, sink)
   if rawget(receiver, "_relay") then
     return nil

@@ -42,7 +42,7 @@ end
 ---@param path string
 ---@param offset number
 ---@param length number below 0: to the end of the file
----@return Deferred of the number of bytes
+---@return Deferred d of the number of bytes
 function transfers.sendFile(handle, path, offset, length)
   local files = pendingOf(core.place(handle)).files
   if #files == MOST_FILES then
@@ -87,7 +87,7 @@ local ENDED = { message = "pipe: the source or the sink has ended", code = "EPIP
 --- What a connection reads goes to another from now on.
 ---@param source number a handle
 ---@param sink number a handle
----@return Deferred? of the number of bytes; nil: one of both is part of a pipe already
+---@return Deferred? d of the number of bytes; nil: one of both is part of a pipe already
 function transfers.pipe(source, sink)
   local errno = C.skald_pipe(pointer, source, sink)
   if errno ~= 0 then

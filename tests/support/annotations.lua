@@ -120,11 +120,14 @@ end
 
 function tags.class(doc, text)
   local name, rest = text:match "^([%w_.]+)%s*(.*)$"
-  doc.class = { name = name, base = rest:match "^:%s*([%w_.]+)" }
+  doc.class = { name = name, bases = {} }
+  for base in (rest:match "^:%s*(.*)$" or ""):gmatch "[%w_.]+" do
+    table.insert(doc.class.bases, base)
+  end
 end
 
 function tags.alias(doc, text)
-  doc.class = { name = text:match "^[%w_.]+", alias = true }
+  doc.class = { name = text:match "^[%w_.]+", bases = {}, alias = true }
 end
 
 function tags.type(doc, text)
@@ -339,9 +342,10 @@ local function checkTypes(self, doc, known, found)
       end
     end
   end)
-  local base = doc.class and doc.class.base
-  if base and not known[base] then
-    complain(found, self, doc.first, "nobody declares the class %s", base)
+  for _, base in ipairs(doc.class and doc.class.bases or {}) do
+    if not known[base] then
+      complain(found, self, doc.first, "nobody declares the class %s", base)
+    end
   end
 end
 
@@ -421,13 +425,32 @@ local function checkDocs(self, known, found)
   end
 end
 
+local function documents(class, name, known)
+  for _, member in ipairs(class.source.members) do
+    if member.class == class and member.name == name and member.doc then
+      return true
+    end
+  end
+  for _, base in ipairs(class.bases) do
+    if type(known[base]) == "table" and documents(known[base], name, known) then
+      return true
+    end
+  end
+  return false
+end
+
+-- What overrides a documented method needs no comment of its own.
+local function isOverride(member, known)
+  return member.class ~= nil and documents(member.class, member.name, known)
+end
+
 -- What everybody may use is documented; `private` says that it is the library's own.
-local function checkMembers(self, public, found)
+local function checkMembers(self, known, public, found)
   for _, member in ipairs(self.members) do
     local doc = member.doc
     local shown = public and annotations.isPublic(member, public == "module")
     local isEmpty = member.name == "init" and member.f and #member.f.parameters == 0
-    if shown and not doc and not isEmpty then
+    if shown and not doc and not isEmpty and not isOverride(member, known) then
       complain(found, self, member.line, "%s has no comment", member.name)
     elseif doc and not doc.problem then
       checkMember(member, shown and not doc.private, found)
@@ -453,14 +476,14 @@ function annotations.memberProblems(member)
   return found
 end
 
---- The types that sources declare.
+--- The classes and other types that sources declare, by their names: a class, or true.
 ---@param sources table[]
----@return table<string, boolean>
+---@return table<string, table|true>
 function annotations.declared(sources)
   local known = {}
   for _, self in ipairs(sources) do
     for _, class in ipairs(self.classes) do
-      known[class.name] = true
+      known[class.name] = class
     end
     for name in pairs(self.aliases) do
       known[name] = true
@@ -471,13 +494,13 @@ end
 
 --- What is wrong with the annotations of a source: a list of lines `file:line: what`.
 ---@param self table a source
----@param known table<string, boolean> the types that there are
+---@param known table<string, table|true> the types that there are
 ---@param public "module"|"classes"|nil what of it users meet: all of it, or its classes
 ---@return string[]
 function annotations.problems(self, known, public)
   local found = {}
   checkDocs(self, known, found)
-  checkMembers(self, public, found)
+  checkMembers(self, known, public, found)
   if public then
     checkClasses(self, found)
   end

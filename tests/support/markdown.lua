@@ -218,8 +218,8 @@ end
 
 -- What comes from the bases, with links.
 local function sayInherited(self, class)
-  local base = self.classes[class.base or ""]
-  while base do
+  for _, name in ipairs(class.bases) do
+    local base = self.classes[name]
     local names, page = {}, self.pageOf[base.name]
     for i, entry in ipairs(entriesOf(base)) do
       local heading = spelling({ page = page }, entry)
@@ -227,7 +227,7 @@ local function sayInherited(self, class)
     end
     say(self, "")
     say(self, "From %s%s", self:type(base.name), #names > 0 and ": " .. table.concat(names, ", ") or ".")
-    base = self.classes[base.base or ""]
+    sayInherited(self, base)
   end
 end
 

@@ -199,10 +199,13 @@ end
 local function addBases(page, classes, pageOf)
   local i = 1
   while page.classes[i] do
-    local base = classes[page.classes[i].base or ""]
-    if base and not pageOf[base.name] then
-      table.insert(page.classes, i, base)
-      pageOf[base.name] = page
+    local missing
+    for _, name in ipairs(page.classes[i].bases) do
+      missing = missing or not pageOf[name] and classes[name]
+    end
+    if missing then
+      table.insert(page.classes, i, missing)
+      pageOf[missing.name] = page
     else
       i = i + 1
     end
