@@ -171,8 +171,10 @@ end
 class.Object = equip({}, nil, "Object")
 
 --- Makes an instance, and calls `init(self, ...)` where there is one.
+---@generic T
+---@param self T
 ---@param ... any
----@return table instance
+---@return T instance
 function class.Object:new(...)
   local object = setmetatable({}, getmetatable(self).cell)
   local init = object.init

@@ -9,12 +9,13 @@ local program = require "skald.program"
 local protocol = require "skald.protocol"
 local roster = require "skald.roster"
 
+---@class skald.client
 local client = {}
 
 --- What `connect =` in a definition makes, for code that wants to start and stop it itself. When and
 --- how often it retries, and what is done with a new connection, its factory says: initialDelay, factor,
 --- jitter, maxDelay, maxRetries, stableAfter, prepareConnection (skald.protocol).
----@class ClientService
+---@class ClientService: Object
 ---@field factory Factory
 ---@field running boolean between startService and stopService
 local ClientService = class.root "ClientService"

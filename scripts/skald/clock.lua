@@ -156,7 +156,7 @@ function ClockCall:getTime()
 end
 
 --- Time that passes when it is told to: stands in for the reactor in tests.
----@class Clock
+---@class Clock: Object
 ---@field rightNow number what time it is, in seconds
 local Clock = class.root "Clock"
 

@@ -25,7 +25,7 @@ local CooperativeTask = {}
 CooperativeTask.__index = CooperativeTask
 
 --- Does several tasks in turns.
----@class Cooperator
+---@class Cooperator: Object
 ---@field running boolean it gives turns
 ---@field clock table? the reactor, where there is none
 local Cooperator = class.root "Cooperator"

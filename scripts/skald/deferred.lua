@@ -21,7 +21,7 @@ local CHAINED, PASSED, AWAITED = {}, {}, {}
 --- A result that is yet to come, and the chain of what is to be called with it. Each callback gets what the one
 --- before it gave; what one raises is a failure for the next errback. A Deferred that a callback gives is waited
 --- for. A failure that nobody has handled at the end of the turn is logged.
----@class Deferred
+---@class Deferred: Object
 ---@field called boolean it has fired
 ---@field result any the result so far, once called
 ---@field paused integer how many times it is to be unpaused before it goes on

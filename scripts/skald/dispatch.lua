@@ -297,7 +297,7 @@ end
 require("skald.guard").install()
 
 --- A group: a factory's connections, as the core counts them.
----@class Group
+---@class Group: Object
 ---@field handle number of the core
 local Group = class.root "Group"
 

@@ -3,6 +3,7 @@
 -- name, a backslash takes the next character as it is; besides, colons within [brackets] are part of
 -- the field. Pure, but for `listen` and `connect`.
 
+---@class skald.endpoints
 local endpoints = {}
 
 -- One pass over the characters: each field with its column, its text and, for key=value, its key.

@@ -70,7 +70,7 @@ local function runHeld(lock, f, arguments)
 end
 
 --- What a lock and a semaphore have in common.
----@class DeferredHeld
+---@class DeferredHeld: Object
 local Held = class.root "Held"
 
 --- Waits for its turn, then calls `f(...)`, and releases when that is done, whether it failed or not.
@@ -185,7 +185,7 @@ end
 locks.DeferredLock = DeferredLock
 
 --- A queue of things on which one may wait.
----@class DeferredQueue
+---@class DeferredQueue: Object
 ---@field size number most that may be in it
 ---@field backlog number most that may wait for something
 local DeferredQueue = class.root "DeferredQueue"

@@ -3,6 +3,7 @@
 local core = require "skald.core"
 
 local C, pointer = core.C, core.pointer
+---@class skald.log
 local log = {}
 
 local function writer(level)

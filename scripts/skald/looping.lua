@@ -14,7 +14,7 @@ local ROUNDING = 1e-15 -- of a time, as in skald.clock
 -- a run counts for the n that it was set for, however its time was rounded.
 
 --- Calls a function again and again.
----@class LoopingCall
+---@class LoopingCall: Object
 ---@field running boolean between `start` and its end
 ---@field interval number? seconds; may be changed while it runs, and counts from the next run on
 ---@field clock table? the reactor, where none is set before `start`

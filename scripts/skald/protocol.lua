@@ -2,12 +2,13 @@
 
 local class = require "skald.class"
 
+---@class skald.protocol
 local protocol = {}
 
 --- A conversation with one peer. Every callback is optional. Their order: connectionMade, dataReceived as often as
 --- data comes, one connectionLost; none is called from within another of the same connection. What one raises is
 --- logged, and ends the connection with the code `error`.
----@class Protocol
+---@class Protocol: Object
 ---@field transport Transport set before connectionMade
 ---@field factory Factory set before connectionMade
 ---@field clock table? what its receivers and policies take the time from; by default the reactor
@@ -18,8 +19,10 @@ local protocol = {}
 local Protocol = class.root "Protocol"
 
 --- Makes an instance, and calls `init(self, ...)` where there is one.
+---@generic T
+---@param self T
 ---@param ... any
----@return Protocol
+---@return T instance
 function Protocol:new(...)
   -- the two fields that every instance gets: room for them at once
   local object = setmetatable({ transport = nil, factory = nil }, getmetatable(self).cell)
@@ -53,7 +56,7 @@ protocol.Protocol = Protocol
 
 --- Makes a protocol for each connection, and keeps what outlives it.
 --- What a script returns is its definition: a table with these fields, a class derived from this one, or an instance.
----@class Factory
+---@class Factory: Object
 ---@field protocol table the class of its protocols, or a plain table of methods
 ---@field listen string|string[]|nil the endpoints to listen on
 ---@field connect string? the endpoint to connect to, and to stay connected with

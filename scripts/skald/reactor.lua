@@ -7,6 +7,7 @@ local roster = require "skald.roster"
 local timers = require "skald.timers"
 
 local C, pointer = core.C, core.pointer
+---@class skald.reactor
 local reactor = {}
 
 -- Drops the reactor where a colon put it in front.
@@ -29,35 +30,26 @@ end
 ---@param f function
 ---@param ... any
 ---@return DelayedCall
-reactor.callLater = plain(timers.later)
-
---- What a monotonic clock says.
----@return number time in seconds
-function reactor.seconds()
-  return C.skald_seconds(pointer)
-end
+reactor.callLater = timers.later
 
 --- Calls `f(...)` once the host runs; at once where it does.
 ---@param f function
 ---@param ... any
-reactor.callWhenRunning = plain(function(f, ...)
+function reactor.callWhenRunning(f, ...)
   if type(f) ~= "function" then
     error(("callWhenRunning takes a function, not a %s"):format(type(f)), 2)
   end
   program.whenRunning(f, ...)
-end)
+end
 
 --- Stops the host in order.
 ---@param status integer? what the program exits with (0)
-reactor.stop = plain(function(status)
+function reactor.stop(status)
   if status ~= nil and (type(status) ~= "number" or status % 1 ~= 0 or status < 0 or status > 255) then
     error(("stop takes an exit status from 0 to 255, not %s"):format(tostring(status)), 2)
   end
   program.stop(status)
-end)
-
---- Does nothing: the host runs.
-function reactor.run() end
+end
 
 local function options(name, given, known)
   if given ~= nil and type(given) ~= "table" then
@@ -82,7 +74,7 @@ end
 ---@return Port? port or nil, message, code where the system refuses
 ---@return string? message
 ---@return string? code of the system, such as EADDRINUSE
-reactor.listenTCP = plain(function(port, factory, opts)
+function reactor.listenTCP(port, factory, opts)
   if type(port) ~= "number" or port % 1 ~= 0 or port < 0 or port > 65535 then
     error(("listenTCP takes a port from 0 to 65535, not %s"):format(shown(port)), 2)
   end
@@ -98,7 +90,7 @@ reactor.listenTCP = plain(function(port, factory, opts)
     interface = host,
     backlog = opts.backlog,
   })
-end)
+end
 
 --- Listens on a Unix socket.
 ---@param path string
@@ -107,7 +99,7 @@ end)
 ---@return Port? port or nil, message, code where the system refuses
 ---@return string? message
 ---@return string? code of the system, such as EADDRINUSE
-reactor.listenUNIX = plain(function(path, factory, opts)
+function reactor.listenUNIX(path, factory, opts)
   if type(path) ~= "string" or path == "" then
     error("listenUNIX takes a path", 2)
   end
@@ -119,7 +111,7 @@ reactor.listenUNIX = plain(function(path, factory, opts)
     mode = opts.mode,
     backlog = opts.backlog,
   })
-end)
+end
 
 local function timeoutOf(name, opts)
   local timeout = opts.timeout
@@ -151,7 +143,7 @@ end
 ---@param opts? { timeout: number?, bindAddress: string|table? } timeout: seconds (30) for looking up
 ---and connecting together; bindAddress: the IP address to come from, or { "ip", port }
 ---@return Connector
-reactor.connectTCP = plain(function(host, port, factory, opts)
+function reactor.connectTCP(host, port, factory, opts)
   if type(host) ~= "string" or host == "" then
     error("connectTCP takes a host", 2)
   end
@@ -167,21 +159,21 @@ reactor.connectTCP = plain(function(host, port, factory, opts)
     timeout = timeoutOf("connectTCP", opts),
     bindAddress = bindAddressOf("connectTCP", opts),
   })
-end)
+end
 
 --- Connects to a Unix socket. What comes of it the factory hears.
 ---@param path string
 ---@param factory table a client factory, a class of one, or a definition
 ---@param opts? { timeout: number? } seconds (30)
 ---@return Connector
-reactor.connectUNIX = plain(function(path, factory, opts)
+function reactor.connectUNIX(path, factory, opts)
   if type(path) ~= "string" or path == "" then
     error("connectUNIX takes a path", 2)
   end
   roster.need("connectUNIX", factory)
   opts = options("connectUNIX", opts, { timeout = "number" })
   return program.connect(factory, { type = "unix", path = path, timeout = timeoutOf("connectUNIX", opts) })
-end)
+end
 
 -- What Twisted gives: IPv4 where there is any.
 local function preferred(list)
@@ -197,7 +189,7 @@ end
 ---@param name string a host name, or an address, which is its own answer
 ---@param opts? { timeout: number? } seconds (15)
 ---@return Deferred d of one address as a string, IPv4 where there is any; fails with a DNSLookupError
-reactor.resolve = plain(function(name, opts)
+function reactor.resolve(name, opts)
   if type(name) ~= "string" then
     error(("resolve takes a name, not a %s"):format(type(name)), 2)
   end
@@ -206,7 +198,7 @@ reactor.resolve = plain(function(name, opts)
     error(("resolve: timeout is a number of seconds, not %s"):format(tostring(opts.timeout)), 2)
   end
   return require("skald.resolver").resolve(name, opts):addCallback(preferred)
-end)
+end
 
 --- Has `f(...)` called when the host starts or stops. Before shutdown, what gives a Deferred is waited
 --- for, as long as --grace says.
@@ -215,19 +207,34 @@ end)
 ---@param f function
 ---@param ... any
 ---@return Trigger
-reactor.addSystemEventTrigger = plain(function(phase, event, f, ...)
+function reactor.addSystemEventTrigger(phase, event, f, ...)
   local trigger = require("skald.triggers").add(phase, event, f, ...) -- no tail call: an error names the caller
   return trigger
-end)
+end
 
 --- Takes back what addSystemEventTrigger asked for.
 ---@param trigger Trigger
 ---@return boolean? ok nil, message, code where it was called or taken back before
 ---@return string? message
 ---@return string? code
-reactor.removeSystemEventTrigger = plain(function(trigger)
+function reactor.removeSystemEventTrigger(trigger)
   return require("skald.triggers").remove(trigger)
-end)
+end
+
+for name, f in pairs(reactor) do
+  reactor[name] = plain(f)
+end
+
+-- What takes nothing does not mind what is put in front.
+
+--- What a monotonic clock says.
+---@return number time in seconds
+function reactor.seconds()
+  return C.skald_seconds(pointer)
+end
+
+--- Does nothing: the host runs.
+function reactor.run() end
 
 for _, name in ipairs {
   "listenSSL",

@@ -7,6 +7,7 @@ local owner = require "skald.owner"
 local protocol = require "skald.protocol"
 
 local yield, WAITS = coroutine.yield, async.WAITS
+---@class skald.stream
 local stream = {}
 
 local HELD = 65536 -- bytes that may wait unread before the peer has to
@@ -15,7 +16,7 @@ local MANY = 256 -- pieces that become one: a place in a table takes more than a
 
 --- What a handler reads from and writes to. Its calls work in coroutines only: in `handle`, in async
 --- functions, and in what those call; one of them at a time may wait.
----@class Stream
+---@class Stream: Object
 ---@field transport Transport
 ---@field clock table? by default the reactor
 ---@field private task Task? that waits

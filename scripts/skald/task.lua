@@ -5,6 +5,7 @@ local started = require "skald.started"
 
 local Deferred = deferred.Deferred
 
+---@class skald.task
 local task = {
   Clock = require "skald.clock",
   Cooperator = require "skald.cooperator",

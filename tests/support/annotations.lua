@@ -96,6 +96,11 @@ local function typed(text)
 end
 
 function tags.param(doc, text)
+  local own = text:match "^self%s+(%w+)$"
+  if own and doc.generic[own] then
+    doc.own = own -- the type of what it is called on
+    return nil
+  end
   local name, optional, rest = text:match "^([%w_.]+)(%??)%s+(.*)$"
   local item = typed(rest)
   item.name, item.optional = name, optional == "?"
@@ -107,6 +112,7 @@ tags["return"] = function(doc, text)
   local item = typed(text)
   local name, rest = item.text:match "^([%a_][%w_]*)%s*(.*)$"
   item.name, item.text = name, rest or item.text
+  item.type = item.type == doc.own and "self" or item.type
   table.insert(doc.returns, item)
   return item
 end
@@ -460,7 +466,8 @@ end
 
 local function checkClasses(self, found)
   for _, class in ipairs(self.classes) do
-    if not class.doc.private and not class.doc.sentences:find "%S" then
+    local isModule = class.name:find("skald.", 1, true) == 1 -- the head of its file tells
+    if not isModule and not class.doc.private and not class.doc.sentences:find "%S" then
       complain(found, self, class.line, "the class %s has no sentence", class.name)
     end
     checkUnits(self, class.doc, class.name, found)

@@ -299,7 +299,7 @@ function markdown.page(page, pageOf, classes)
   say(self, NOTE)
   say(self, "# %s", page.module or page.name)
   say(self, "")
-  say(self, plain(doc and doc.sentences or introduction(page)))
+  say(self, plain(doc and doc.sentences ~= "" and doc.sentences or introduction(page)))
   if page.module then
     say(self, "")
     say(self, "```lua")
@@ -326,7 +326,8 @@ explain; here one looks things up. An editor shows the same text: see the guide.
 
 - **Units.** Times are seconds, as numbers with fractions. Sizes are bytes. Counts and ports are integers.
 - **Types** are written as the Lua language server writes them: `?` is "or nil", `T[]` a list, `fun(…)` a function,
-  `"a"|"b"` one of these strings. A `?` behind a name: it may be left out.
+  `"a"|"b"` one of these strings, `self` what it is called on, or an instance of that. A `?` behind a name: it may be
+  left out.
 - **What good code can run into** (the peer is gone, the queue is full) gives `nil, message, code`: the message for
   people, the code for programs, such as `EPIPE`; listed are code and message. The system's errors have the system's
   names.
@@ -351,8 +352,9 @@ function markdown.index(found)
       names[#names + 1] = ("[%s](%s.md#%s)"):format(class.name, page.name, anchorOf(class.name))
     end
     local doc = moduleDoc(page)
+    local text = doc and doc.sentences ~= "" and doc.sentences or introduction(page)
     lines[#lines + 1] = ("| [%s](%s.md) | %s | %s |"):format(page.module or page.name, page.name,
-      cell(firstSentence(doc and doc.sentences or introduction(page))), table.concat(names, ", "))
+      cell(firstSentence(text)), table.concat(names, ", "))
   end
   return table.concat(lines, "\n") .. "\n"
 end

@@ -107,6 +107,15 @@ local function addProblem(page, ...)
   table.insert(page.problems, page.path .. ":1: " .. (...):format(select(2, ...)))
 end
 
+local function isDerived(class, base, classes)
+  for _, name in ipairs(class.bases) do
+    if name == base or classes[name] and isDerived(classes[name], base, classes) then
+      return true
+    end
+  end
+  return false
+end
+
 -- What a class has is documented, wherever it comes from.
 local function checkMethods(page, name, methods)
   for key, value in pairs(methods) do
@@ -134,6 +143,9 @@ local function addLoaded(page, classes)
       table.insert(page.classes, classes[name])
       if isClass(value) then
         checkMethods(page, name, value)
+      end
+      if isClass(value) and name ~= "Object" and not isDerived(classes[name], "Object", classes) then
+        addProblem(page, "%s is a class: its @class is derived from Object, at last", name)
       end
     elseif isClass(value) then
       addProblem(page, "%s publishes the class %s, which has no @class", page.module, name)

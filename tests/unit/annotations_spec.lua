@@ -11,6 +11,7 @@ local exceptions = {
   ["scripts/skald/frames.lua: the class Int16StringReceiver has no sentence"] = true,
   ["scripts/skald/frames.lua: the class Int32StringReceiver has no sentence"] = true,
   ["scripts/skald/lines.lua: sendLine returns 1 values, and has 0 @return"] = true,
+  ["scripts/skald/basic.lua: FileSender is a class: its @class is derived from Object, at last"] = true,
 }
 
 local function read(path)
