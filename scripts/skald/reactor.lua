@@ -25,11 +25,6 @@ local function shown(value)
   return type(value) == "string" and ("the string '%s': tonumber makes a number of it"):format(value) or tostring(value)
 end
 
---- Calls `f(...)` after so many seconds.
----@param s number seconds, from 0
----@param f function
----@param ... any
----@return DelayedCall
 reactor.callLater = timers.later
 
 --- Calls `f(...)` once the host runs; at once where it does.
@@ -229,6 +224,7 @@ end
 
 --- What a monotonic clock says.
 ---@return number time in seconds
+---@overload fun(reactor: table): number
 function reactor.seconds()
   return C.skald_seconds(pointer)
 end

@@ -120,6 +120,7 @@ end
 ---@param f function
 ---@param ... any
 ---@return DelayedCall
+---@overload fun(reactor: table, s: number, f: function, ...: any): DelayedCall
 function timers.later(s, f, ...)
   if type(s) ~= "number" or not (s >= 0 and s < math.huge) then
     error(("callLater takes seconds, a number from 0, not %s"):format(tostring(s)), 2)

@@ -261,6 +261,18 @@ local function readLine(self, i)
   end
 end
 
+-- `x.f = other.g` is what the other module says of it.
+local function takeOver(self, member)
+  local variable, name = self.lines[member.line]:match "^[%w_.]+ = ([%w_]+)%.([%w_]+)$"
+  local module = variable and not member.doc and self.requires[variable]
+  local other = module and annotations.read(source.pathOf(module))
+  for _, theirs in ipairs(other and other.members or {}) do
+    if theirs.owner == other.module and theirs.name == name then
+      member.doc, member.f = theirs.doc, theirs.f
+    end
+  end
+end
+
 -- Adds what its comments say.
 local function annotate(self)
   if not self.members then
@@ -268,6 +280,9 @@ local function annotate(self)
     self.module = moduleOf(self)
     for i = 1, #self.lines do
       readLine(self, i)
+    end
+    for _, member in ipairs(self.members) do
+      takeOver(self, member)
     end
     for _, member in ipairs(self.members) do
       member.class = self.classOf[member.owner] or self.classOf[member.owner:match "[^.]+$"]

@@ -222,6 +222,18 @@ function Two:g(a) end
     assert.same({ "x.lua:11: g has no comment" }, annotations.problems(file, annotations.declared { file }, "classes"))
   end)
 
+  it("takes a function of another module for what that says of it", function()
+    local file = annotations.parse("x.lua", [[
+local reason = require "skald.reason"
+local x = {}
+x.made = reason.new
+x.unmade = reason.older
+return x
+]])
+    assert.same({ "x.lua:4: unmade has no comment" }, annotations.problems(file, { Reason = true }, "module"))
+    assert.same({ "code", "by", "detail", "errno", "traceback" }, file.members[1].f.parameters)
+  end)
+
   it("leaves what is private, and what begins with an underscore", function()
     assert.equal("", problemsOf [[
 local x = {}
