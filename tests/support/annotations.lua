@@ -15,9 +15,8 @@ local function readInside(s, at, closing, names)
   while at and s:sub(at, at) ~= closing do
     local _, last = s:find("^[%w_.]+%??%s*:%s*", at)
     if last or s:find("^%[", at) then
-      at = last and last + 1 or s:find(":%s*", at) + 1
-      at = s:find("%S", at)
-      at = readType(s, at, names)
+      at = last and last + 1 or s:find(":", at, true) + 1
+      at = readType(s, s:find("%S", at) or #s + 1, names)
     else
       _, last = s:find("^[%w_.]+%??", at)
       at = last and last + 1
@@ -51,6 +50,10 @@ local function readSingle(s, at, names)
     return select(2, s:find("^([\"']).-%1", at)) + 1
   elseif s:find("^%(", at) then
     return readType(s, at + 1, names) + 1
+  end
+  local number = s:match("^%-?%d+()", at)
+  if number then
+    return number
   end
   local name, behind = s:match("^([%a_][%w_.]*%*?)()", at)
   if not name then
@@ -174,6 +177,21 @@ local function addLine(doc, line, item)
   return nil
 end
 
+local function isOpen(text)
+  return select(2, text:gsub("[{(]", "")) > select(2, text:gsub("[})]", ""))
+end
+
+-- A line, with those that follow where a type in it is not closed; and the one behind.
+local function joined(self, i, last)
+  local text = self.lines[i]:match "%-.*$"
+  local isTag = text:find "^%-%-%-@"
+  while isTag and i < last and isOpen(text) and not self.lines[i + 1]:find "^%s*%-%-%-@" do
+    i = i + 1
+    text = text .. " " .. self.lines[i]:match "%-%-%-%s?(.*)$"
+  end
+  return text, i + 1
+end
+
 -- The comment that ends at a line; nil where none does.
 local function docAt(self, last)
   local first = last
@@ -185,13 +203,16 @@ local function docAt(self, last)
   end
   local doc = { params = {}, returns = {}, fields = {}, text = {}, generic = {}, first = first + 1 }
   local item
-  for i = first + 1, last do
-    local ok, result = pcall(addLine, doc, (self.lines[i]:gsub("^%s+", "")), item)
+  local i = first + 1
+  while i <= last do
+    local text, behind = joined(self, i, last)
+    local ok, result = pcall(addLine, doc, text, item)
     if not ok then
       doc.problem = doc.problem or { line = i, text = result }
     else
       item = result
     end
+    i = behind
   end
   doc.sentences = table.concat(doc.text, "\n")
   return doc
@@ -250,7 +271,7 @@ local function readLine(self, i)
   local defined = line:match "^function ([%w_.:]+)%("
   local own = line:match "^local function ([%w_]+)%("
   local assigned = line:match "^([%a_][%w_.]*) = "
-  local variable = line:match "^local ([%w_]+) =" or assigned and assigned:match "%.(%u[%w_]*)$"
+  local variable = line:match "^local ([%w_]+) =" or assigned and assigned:match "%f[%w_](%u[%w_]*)$"
   if not line:find "^%-%-%-" and (self.lines[i - 1] or ""):find "^%-%-%-" then
     addClass(self, i, variable)
   end
@@ -307,13 +328,11 @@ function annotations.read(path)
   return self and annotate(self)
 end
 
---- Whether a member is what users may call: of one of the classes, or of the module, where that is public.
----@param member table
----@param module boolean?
----@return boolean
-function annotations.isPublic(member, module)
-  local known = member.class ~= nil or module and member.owner == member.source.module
-  return known and not member.name:find "^_" or false
+-- Whether a member is what users may call: of one of the classes that they meet, or of the module.
+local function isPublic(member, public)
+  local class = member.class and not member.class.doc.private and public.classes[member.class.name]
+  local isOfModule = public.module and member.owner == member.source.module
+  return (class or isOfModule) and not member.name:find "^_" or false
 end
 
 --- The public members of a class that users are shown, `init` first.
@@ -446,14 +465,24 @@ local function checkDocs(self, known, found)
   end
 end
 
-local function documents(class, name, known)
+--- Whether a class says something of a method, or one of its bases does.
+---@param class table
+---@param name string
+---@param known table<string, table|true> classes
+---@return boolean
+function annotations.documents(class, name, known)
   for _, member in ipairs(class.source.members) do
     if member.class == class and member.name == name and member.doc then
       return true
     end
   end
+  for _, field in ipairs(class.doc.fields) do
+    if field.name == name then
+      return true
+    end
+  end
   for _, base in ipairs(class.bases) do
-    if type(known[base]) == "table" and documents(known[base], name, known) then
+    if type(known[base]) == "table" and annotations.documents(known[base], name, known) then
       return true
     end
   end
@@ -462,14 +491,14 @@ end
 
 -- What overrides a documented method needs no comment of its own.
 local function isOverride(member, known)
-  return member.class ~= nil and documents(member.class, member.name, known)
+  return member.class ~= nil and annotations.documents(member.class, member.name, known)
 end
 
 -- What everybody may use is documented; `private` says that it is the library's own.
 local function checkMembers(self, known, public, found)
   for _, member in ipairs(self.members) do
     local doc = member.doc
-    local shown = public and annotations.isPublic(member, public == "module")
+    local shown = isPublic(member, public)
     local isEmpty = member.name == "init" and member.f and #member.f.parameters == 0
     if shown and not doc and not isEmpty and not isOverride(member, known) then
       complain(found, self, member.line, "%s has no comment", member.name)
@@ -479,13 +508,16 @@ local function checkMembers(self, known, public, found)
   end
 end
 
-local function checkClasses(self, found)
+local function checkClasses(self, public, found)
   for _, class in ipairs(self.classes) do
     local isModule = class.name:find("skald.", 1, true) == 1 -- the head of its file tells
-    if not isModule and not class.doc.private and not class.doc.sentences:find "%S" then
+    local isShown = public.classes[class.name] and not class.doc.private
+    if isShown and not isModule and not class.doc.sentences:find "%S" then
       complain(found, self, class.line, "the class %s has no sentence", class.name)
     end
-    checkUnits(self, class.doc, class.name, found)
+    if isShown then
+      checkUnits(self, class.doc, class.name, found)
+    end
   end
 end
 
@@ -517,15 +549,13 @@ end
 --- What is wrong with the annotations of a source: a list of lines `file:line: what`.
 ---@param self table a source
 ---@param known table<string, table|true> the types that there are
----@param public "module"|"classes"|nil what of it users meet: all of it, or its classes
+---@param public { module: boolean?, classes: table<string, any> } whether users meet the module, and which classes
 ---@return string[]
 function annotations.problems(self, known, public)
   local found = {}
   checkDocs(self, known, found)
   checkMembers(self, known, public, found)
-  if public then
-    checkClasses(self, found)
-  end
+  checkClasses(self, public, found)
   return found
 end
 

@@ -169,7 +169,7 @@ local function sayFunction(self, entry, level)
   say(self, "%s %s", level, heading)
   say(self, "")
   if not isFunction(entry.member) then
-    say(self, self:type(doc.type.type))
+    say(self, self:type(doc.type and doc.type.type or "any"))
     say(self, "")
     say(self, plain(doc.sentences))
     return

@@ -117,9 +117,9 @@ local function isDerived(class, base, classes)
 end
 
 -- What a class has is documented, wherever it comes from.
-local function checkMethods(page, name, methods)
+local function checkMethods(page, name, methods, classes)
   for key, value in pairs(methods) do
-    if type(value) == "function" and not key:find "^_" then
+    if type(value) == "function" and not key:find "^_" and not annotations.documents(classes[name], key, classes) then
       local member, info = memberOf(value)
       if not member then
         addProblem(page, "%s.%s is made at %s:%d, which documents nothing", name, key, info.short_src, info.linedefined)
@@ -131,7 +131,7 @@ local function checkMethods(page, name, methods)
   end
   local meta = getmetatable(methods)
   if meta and isClass(meta.__index) then
-    checkMethods(page, name, meta.__index)
+    checkMethods(page, name, meta.__index, classes)
   end
 end
 
@@ -142,7 +142,7 @@ local function addLoaded(page, classes)
     if classes[name] and type(value) == "table" then
       table.insert(page.classes, classes[name])
       if isClass(value) then
-        checkMethods(page, name, value)
+        checkMethods(page, name, value, classes)
       end
       if isClass(value) and name ~= "Object" and not isDerived(classes[name], "Object", classes) then
         addProblem(page, "%s is a class: its @class is derived from Object, at last", name)
@@ -300,17 +300,14 @@ end
 ---@return string[]
 function reference.problems()
   local found, pageOf, classes = reference.read()
-  local public, problems = {}, {}
-  for name in pairs(pageOf) do
-    public[classes[name].source.path] = "classes"
-  end
+  local modules, problems = {}, {}
   for _, page in ipairs(found) do
-    public[page.path] = page.module and "module" or "classes"
+    modules[page.path] = page.module ~= nil
   end
   local sources = reference.sources()
   local known = annotations.declared(sources)
   for _, one in ipairs(sources) do
-    for _, problem in ipairs(annotations.problems(one, known, public[one.path])) do
+    for _, problem in ipairs(annotations.problems(one, known, { module = modules[one.path], classes = pageOf })) do
       table.insert(problems, problem)
     end
   end

@@ -130,8 +130,10 @@ end)
 
 -- --- the checks themselves --------------------------------------------------------------------
 
+local PUBLIC = { module = true, classes = { One = true, Two = true } }
+
 local function problemsOf(text, known)
-  return table.concat(annotations.problems(annotations.parse("x.lua", text), known or {}, "module"), "\n")
+  return table.concat(annotations.problems(annotations.parse("x.lua", text), known or {}, PUBLIC), "\n")
 end
 
 describe("the check of annotations", function()
@@ -219,7 +221,7 @@ function Two:f(a) end
 function Two:g(a) end
 ]]
     local file = annotations.parse("x.lua", text)
-    assert.same({ "x.lua:11: g has no comment" }, annotations.problems(file, annotations.declared { file }, "classes"))
+    assert.same({ "x.lua:11: g has no comment" }, annotations.problems(file, annotations.declared { file }, PUBLIC))
   end)
 
   it("takes a function of another module for what that says of it", function()
@@ -230,8 +232,23 @@ x.made = reason.new
 x.unmade = reason.older
 return x
 ]])
-    assert.same({ "x.lua:4: unmade has no comment" }, annotations.problems(file, { Reason = true }, "module"))
+    assert.same({ "x.lua:4: unmade has no comment" }, annotations.problems(file, { Reason = true }, PUBLIC))
     assert.same({ "code", "by", "detail", "errno", "traceback" }, file.members[1].f.parameters)
+  end)
+
+  it("leaves classes that users do not meet", function()
+    assert.equal("", problemsOf "---@class Three\nlocal Three = {}\nfunction Three:f() end\n")
+  end)
+
+  it("reads types that go over several lines, and numbers as types", function()
+    assert.equal("", problemsOf [[
+local x = {}
+--- Does.
+---@param options { a: string?,
+---b: fun(c: integer): 1|2 } a: one; b: the other
+function x.f(options) end
+return x
+]])
   end)
 
   it("leaves what is private, and what begins with an underscore", function()
