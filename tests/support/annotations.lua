@@ -374,6 +374,19 @@ local function eachType(doc, visit)
   end
 end
 
+--- The names of the types that users meet in a comment.
+---@param doc table
+---@return string[]
+function annotations.typesIn(doc)
+  local names = {}
+  eachType(doc, function(item)
+    for _, name in ipairs(item.private and {} or item.names) do
+      names[#names + 1] = name
+    end
+  end)
+  return names
+end
+
 local function checkTypes(self, doc, known, found)
   eachType(doc, function(item)
     for _, name in ipairs(item.names) do
@@ -489,9 +502,14 @@ function annotations.documents(class, name, known)
   return false
 end
 
--- What overrides a documented method needs no comment of its own.
+-- What overrides a documented method needs no comment of its own, or may do with a sentence.
 local function isOverride(member, known)
-  return member.class ~= nil and annotations.documents(member.class, member.name, known)
+  for _, base in ipairs(member.class and member.class.bases or {}) do
+    if type(known[base]) == "table" and annotations.documents(known[base], member.name, known) then
+      return true
+    end
+  end
+  return false
 end
 
 -- What everybody may use is documented; `private` says that it is the library's own.
@@ -503,7 +521,8 @@ local function checkMembers(self, known, public, found)
     if shown and not doc and not isEmpty and not isOverride(member, known) then
       complain(found, self, member.line, "%s has no comment", member.name)
     elseif doc and not doc.problem then
-      checkMember(member, shown and not doc.private, found)
+      local isSentence = #doc.params == 0 and #doc.returns == 0 and isOverride(member, known)
+      checkMember(member, shown and not doc.private and not isSentence, found)
     end
   end
 end

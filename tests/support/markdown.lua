@@ -257,8 +257,10 @@ local function saySummary(self)
     sayRow(self, entry)
   end
   for _, class in ipairs(self.page.classes) do
-    say(self, "| **[%s](#%s)** | %s |", class.name, anchorOf(class.name), cell(firstSentence(class.doc.sentences)))
-    for _, entry in ipairs(entriesOf(class)) do
+    local page = self.pageOf[class.name]
+    say(self, "| **[%s](%s)** | %s |", class.name, linkTo(self, page, class.name),
+      cell(firstSentence(class.doc.sentences)))
+    for _, entry in ipairs(page == self.page and entriesOf(class) or {}) do
       sayRow(self, entry)
     end
   end
@@ -313,7 +315,9 @@ function markdown.page(page, pageOf, classes)
     sayFunction(self, entry, "##")
   end
   for _, class in ipairs(page.classes) do
-    sayClass(self, class)
+    if pageOf[class.name] == page then -- a module may give another one's class, too
+      sayClass(self, class)
+    end
   end
   return table.concat(self.lines, "\n") .. "\n"
 end
@@ -340,8 +344,9 @@ explain; here one looks things up. An editor shows the same text: see the guide.
 
 --- The page of pages.
 ---@param found table[] pages
+---@param pageOf table<string, table> of each class
 ---@return string
-function markdown.index(found)
+function markdown.index(found, pageOf)
   local lines = { NOTE, HEAD, "| page | what | has |", "|---|---|---|" }
   for _, page in ipairs(found) do
     local names = {}
@@ -349,7 +354,7 @@ function markdown.index(found)
       names[#names + 1] = code(entry.name)
     end
     for _, class in ipairs(page.classes) do
-      names[#names + 1] = ("[%s](%s.md#%s)"):format(class.name, page.name, anchorOf(class.name))
+      names[#names + 1] = ("[%s](%s.md#%s)"):format(class.name, pageOf[class.name].name, anchorOf(class.name))
     end
     local doc = moduleDoc(page)
     local text = doc and doc.sentences ~= "" and doc.sentences or introduction(page)

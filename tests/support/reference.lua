@@ -10,8 +10,8 @@ local source = require "support.source"
 local reference = { folder = "docs/reference" }
 
 -- In the order of the index. `pure`: loads without the host, and is looked at as a table, too. `also`: classes that
--- its functions give. A page without a module is of classes that users are given. `text`: instead of what stands at
--- the head of the source.
+-- belong there, though another page may name them first. A page without a module is of classes that users are given.
+-- `text`: instead of what stands at the head of the source.
 local pages = {
   { module = "skald.protocol", pure = true },
   { name = "transport", file = "scripts/skald/transport.lua", also = { "Transport", "Address", "Reason" },
@@ -224,6 +224,38 @@ local function addBases(page, classes, pageOf)
   end
 end
 
+-- The documents of a page: of its functions, its classes and their methods.
+local function docsOf(page)
+  local docs = {}
+  for _, entry in ipairs(page.functions) do
+    docs[#docs + 1] = entry.member.doc
+  end
+  for _, class in ipairs(page.classes) do
+    docs[#docs + 1] = class.doc
+    for _, member in ipairs(annotations.shown(class)) do
+      docs[#docs + 1] = member.doc
+    end
+  end
+  return docs
+end
+
+-- A class that users are told of stands where they are first told of it, unless it stands elsewhere.
+local function addMentioned(page, classes, pageOf)
+  local count
+  repeat
+    count = #page.classes
+    for _, doc in ipairs(docsOf(page)) do
+      for _, name in ipairs(annotations.typesIn(doc)) do
+        if classes[name] and not pageOf[name] then
+          table.insert(page.classes, classes[name])
+          pageOf[name] = page
+        end
+      end
+    end
+    addBases(page, classes, pageOf)
+  until #page.classes == count
+end
+
 --- All pages, with what stands on them.
 ---@return table[] pages
 ---@return table<string, table> pageOf the page of each class
@@ -241,7 +273,7 @@ function reference.read()
     end
   end
   for _, page in ipairs(found) do
-    addBases(page, classes, pageOf)
+    addMentioned(page, classes, pageOf)
   end
   return found, pageOf, classes
 end
@@ -252,7 +284,7 @@ end
 ---@return table<string, string>
 function reference.render()
   local found, pageOf, classes = reference.read()
-  local texts = { ["README.md"] = markdown.index(found) }
+  local texts = { ["README.md"] = markdown.index(found, pageOf) }
   for _, page in ipairs(found) do
     texts[page.name .. ".md"] = markdown.page(page, pageOf, classes)
   end
@@ -260,30 +292,6 @@ function reference.render()
 end
 
 -- --- what is wrong ----------------------------------------------------------------------------
-
--- A class that users are told of stands on a page.
-local function addTypeProblems(page, pageOf, classes)
-  local function look(doc, name)
-    for _, items in ipairs { doc.params, doc.returns, doc.fields } do
-      for _, item in ipairs(items) do
-        for _, kind in ipairs(item.private and {} or item.names) do
-          if classes[kind] and not pageOf[kind] then
-            addProblem(page, "%s is said to be of the class %s, which stands on no page", name, kind)
-          end
-        end
-      end
-    end
-  end
-  for _, entry in ipairs(page.functions) do
-    look(entry.member.doc, entry.name)
-  end
-  for _, class in ipairs(page.classes) do
-    look(class.doc, class.name)
-    for _, member in ipairs(annotations.shown(class)) do
-      look(member.doc, class.name .. "." .. member.name)
-    end
-  end
-end
 
 -- What a module publishes may be a function of a file whose other functions nobody meets.
 local function addFunctionProblems(page)
@@ -299,7 +307,7 @@ end
 --- What is wrong with the annotations of all that there is: lines `file:line: what`.
 ---@return string[]
 function reference.problems()
-  local found, pageOf, classes = reference.read()
+  local found, pageOf = reference.read()
   local modules, problems = {}, {}
   for _, page in ipairs(found) do
     modules[page.path] = page.module ~= nil
@@ -313,7 +321,6 @@ function reference.problems()
   end
   for _, page in ipairs(found) do
     addFunctionProblems(page)
-    addTypeProblems(page, pageOf, classes)
     for _, problem in ipairs(page.problems) do
       table.insert(problems, problem)
     end
