@@ -287,8 +287,8 @@ end
 ---@field readLimit number? bytes a second
 ---@field writeLimit number? bytes a second
 ---@field clock table? by default the reactor
----@field readThisSecond integer
----@field writtenThisSecond integer
+---@field readThisSecond integer bytes
+---@field writtenThisSecond integer bytes
 ---@field readsThrottled boolean
 ---@field writesThrottled boolean
 local ThrottlingFactory = WrappingFactory { protocol = ThrottlingProtocol }
@@ -301,9 +301,9 @@ end
 
 --- Called by `:new(factory, maxConnectionCount, readLimit, writeLimit)`; a limit that is nil is none.
 ---@param factory Factory
----@param maxConnectionCount integer?
----@param readLimit number?
----@param writeLimit number?
+---@param maxConnectionCount integer? connections; more are refused
+---@param readLimit number? bytes a second
+---@param writeLimit number? bytes a second
 function ThrottlingFactory:init(factory, maxConnectionCount, readLimit, writeLimit)
   wrapping.setUp(self, factory)
   needLimit("maxConnectionCount", maxConnectionCount)
@@ -387,7 +387,7 @@ function ThrottlingFactory:unregisterProtocol(wrapper)
 end
 
 --- So many bytes came.
----@param length integer
+---@param length integer bytes
 function ThrottlingFactory:registerRead(length)
   if self.readLimit then
     self.readThisSecond = self.readThisSecond + length
@@ -396,7 +396,7 @@ function ThrottlingFactory:registerRead(length)
 end
 
 --- So many bytes were written.
----@param length integer
+---@param length integer bytes
 function ThrottlingFactory:registerWritten(length)
   if self.writeLimit then
     self.writtenThisSecond = self.writtenThisSecond + length

@@ -237,15 +237,15 @@ function ProtocolWrapper:unregisterProducer()
   return self.transport:unregisterProducer()
 end
 
---- Bytes queued and not yet taken by the kernel.
----@return integer
+--- What is queued and not yet taken by the kernel.
+---@return integer bytes
 function ProtocolWrapper:bufferedAmount()
   return self.transport:bufferedAmount()
 end
 
 --- Has what comes from now on go to a sink; by way of Lua where this wrapper looks at it.
 ---@param sink Transport
----@return Deferred of the number of bytes
+---@return Deferred d of the number of bytes
 function ProtocolWrapper:pipe(sink)
   if type(sink) ~= "table" or type(sink.write) ~= "function" then
     error(("pipe takes the transport that is to send, not a %s"):format(type(sink)), 2)
@@ -259,9 +259,9 @@ end
 
 --- Queues a part of a file.
 ---@param path string
----@param offset integer?
----@param length integer?
----@return Deferred of the number of bytes
+---@param offset integer? bytes before the part; 0 when not given
+---@param length integer? bytes; to the end of the file when not given
+---@return Deferred d of the number of bytes
 function ProtocolWrapper:sendFile(path, offset, length)
   return self.transport:sendFile(path, offset, length)
 end
@@ -280,19 +280,24 @@ end
 
 --- Whether small writes are sent at once.
 ---@param on boolean
+---@return boolean? ok
+---@return string? message
+---@return string? code of the system
 function ProtocolWrapper:setTcpNoDelay(on)
   return self.transport:setTcpNoDelay(on)
 end
 
 --- Whether a silent peer is probed, after and each so many seconds.
 ---@param on boolean
----@param seconds integer?
+---@param seconds integer? from 1 to 32767; the system's when not given
+---@return boolean? ok
+---@return string? message
+---@return string? code of the system
 function ProtocolWrapper:setTcpKeepAlive(on, seconds)
   return self.transport:setTcpKeepAlive(on, seconds)
 end
 
---- Goes on encrypted.
----@param options table
+--- Goes on encrypted. Not in this version.
 function ProtocolWrapper:startTLS(options)
   return self.transport:startTLS(options)
 end
@@ -427,8 +432,8 @@ function WrappingFactory:stopFactory()
 end
 
 --- The code was reloaded.
----@param from integer
----@param to integer
+---@param from integer the former generation
+---@param to integer the one that runs now
 function WrappingFactory:reloaded(from, to)
   pass(self, "reloaded", from, to)
 end

@@ -402,10 +402,20 @@ local function checkTypes(self, doc, known, found)
   end
 end
 
+local units = { bytes = true, seconds = true, count = true } -- names that tell theirs
+
+local function isNumber(kind)
+  if kind:find "^fun%(" then
+    return false
+  end
+  return kind:find "%f[%w_]number%f[^%w_]" or kind:find "%f[%w_]integer%f[^%w_]"
+end
+
 -- A number says what it counts.
 local function checkUnits(self, doc, what, found)
   eachType(doc, function(item)
-    if item ~= doc.type and not item.private and item.text == "" and (" " .. item.type):find "[^%w_]number%f[%W]" then
+    local isSilent = item.text == "" and not units[item.name] and item ~= doc.type and not item.private
+    if isSilent and isNumber(item.type) then
       complain(found, self, doc.first, "%s: the number %s has no text that tells its unit", what, item.name or "")
     end
   end)
@@ -432,7 +442,7 @@ local function checkReturns(member, found)
   if #returns < arity then
     complain(found, member.source, member.line, "%s returns %d values, and has %d @return", member.name, arity,
       #returns)
-  elseif arity == 0 and #returns > 0 and #member.f.calls > 0 then
+  elseif not source.gives(member.f) and #returns > 0 and #member.f.calls > 0 then
     complain(found, member.source, member.line, "%s returns nothing, but has a @return", member.name)
   end
   for _, item in ipairs(returns) do

@@ -255,9 +255,11 @@ local function wholeCall(self, expression)
   return call and call.last == expression[2] and call or nil
 end
 
--- A function that also returns nothing has its calls behind `return` for what they do.
+-- A function that also returns nothing has its calls behind `return` for what they do. What a method of the
+-- same name in a base gives is said there.
 local function isTailCall(f, list)
-  local isPlain = false
+  local call = #list == 1 and wholeCall(f.source, list[1])
+  local isPlain = call and call.of ~= nil and call.name == f.path[#f.path]
   for _, other in ipairs(f.returns) do
     isPlain = isPlain or #other == 0
   end
@@ -288,6 +290,18 @@ function source.arity(f, seen)
   end
   seen[f] = nil
   return most
+end
+
+--- Whether there is a `return` with something behind it.
+---@param f table
+---@return boolean
+function source.gives(f)
+  for _, list in ipairs(f.returns) do
+    if #list > 0 then
+      return true
+    end
+  end
+  return false
 end
 
 -- What a text looks like: its literal parts, with the known parameters put in; "…" where it varies.
