@@ -216,18 +216,28 @@ local function sayFields(self, class)
   end
 end
 
--- What comes from the bases, with links.
-local function sayInherited(self, class)
+-- What a class has of a base, with links; `seen` are the names that are overridden.
+local function inherited(self, base, seen)
+  local names, page = {}, self.pageOf[base.name]
+  for _, entry in ipairs(entriesOf(base)) do
+    if not seen[entry.name] then
+      seen[entry.name] = true
+      local heading = spelling({ page = page }, entry)
+      names[#names + 1] = ("[`%s`](%s)"):format(heading:match "[^:]+$", linkTo(self, page, heading))
+    end
+  end
+  return names
+end
+
+local function sayInherited(self, class, seen)
   for _, name in ipairs(class.bases) do
     local base = self.classes[name]
-    local names, page = {}, self.pageOf[base.name]
-    for i, entry in ipairs(entriesOf(base)) do
-      local heading = spelling({ page = page }, entry)
-      names[i] = ("[`%s`](%s)"):format(heading:match "[^:]+$", linkTo(self, page, heading))
+    if base.name ~= "Object" then
+      local names = inherited(self, base, seen)
+      say(self, "")
+      say(self, "From %s%s", self:type(base.name), #names > 0 and ": " .. table.concat(names, ", ") or ".")
+      sayInherited(self, base, seen)
     end
-    say(self, "")
-    say(self, "From %s%s", self:type(base.name), #names > 0 and ": " .. table.concat(names, ", ") or ".")
-    sayInherited(self, base)
   end
 end
 
@@ -236,7 +246,11 @@ local function sayClass(self, class)
   say(self, "## %s", class.name)
   say(self, "")
   say(self, plain(class.doc.sentences))
-  sayInherited(self, class)
+  local own = { init = true, new = true } -- each class has its own way to be made
+  for _, entry in ipairs(entriesOf(class)) do
+    own[entry.name] = true
+  end
+  sayInherited(self, class, own)
   sayFields(self, class)
   for _, entry in ipairs(entriesOf(class)) do
     sayFunction(self, entry, "###")
