@@ -1,6 +1,8 @@
 /* Log lines on standard error: a time, a level, a text. Knows no loop and no Lua. */
 #include "base/log.h"
 
+#include "base/memory.h"
+
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,9 +39,58 @@ static size_t head_format(char *head, size_t size, enum log_level level)
     return n + (size_t)more;
 }
 
+/* --- errors that are kept ------------------------------------------------------------------- */
+
+struct log_record {
+    struct log_record *next;
+    size_t length;
+    char *text; /* owns */
+};
+
+enum { MOST_KEPT = 1000 }; /* the rest is written */
+
+static bool keep(struct log_kept *kept, const char *text, size_t length)
+{
+    if (kept->count >= MOST_KEPT)
+        return false;
+    char *copy = malloc(length + 1);
+    if (copy == NULL)
+        return false;
+    memcpy(copy, text, length);
+    copy[length] = '\0';
+    struct log_record *record = memory_new(sizeof *record);
+    *record = (struct log_record){NULL, length, copy};
+    if (kept->last)
+        kept->last->next = record;
+    else
+        kept->first = record;
+    kept->last = record;
+    kept->count++;
+    return true;
+}
+
+char *log_take(struct log_kept *kept, size_t *length)
+{
+    struct log_record *record = kept->first;
+    if (record == NULL)
+        return NULL;
+    char *text = record->text;
+    *length = record->length;
+    kept->first = record->next;
+    if (kept->first == NULL)
+        kept->last = NULL;
+    kept->count--;
+    free(record);
+    return text;
+}
+
+/* --- writing -------------------------------------------------------------------------------- */
+
 void log_text(const struct log *log, enum log_level level, const char *text, size_t length)
 {
     if (!log_wants(log, level))
+        return;
+    if (level == LOG_ERROR && log->kept && keep(log->kept, text, length))
         return;
     char head[64];
     char end[] = "\n";

@@ -16,6 +16,9 @@ struct options {
     bool debug;          /* note where Deferreds are made */
     bool force;          /* reload what has not changed, too */
     bool json;           /* answers as JSON */
+    const char *filter;  /* a Lua pattern for the names of tests, or NULL: all */
+    const char *output;  /* how tests are told of, or NULL: by the terminal */
+    double timeout;      /* seconds that a test may wait */
     char **words;        /* borrows from argv: scripts and their key=value words */
     int count;
 };

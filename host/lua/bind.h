@@ -137,6 +137,9 @@ void skald_stop(struct core *core, int status);
 void skald_drain(struct core *core);    /* dispatch.stopping is done: connections end now */
 void skald_end_turn(struct core *core); /* dispatch.turned when this turn of the loop is over */
 void skald_log(struct core *core, int level, const char *text, size_t length);
+/* The oldest error that was logged while errors are kept (`skald test`), or NULL; freed with
+ * skald_free. */
+char *skald_log_take(struct core *core, size_t *length);
 bool skald_is_stopping(struct core *core);
 double skald_user(void);                                        /* who we are */
 int skald_real_path(const char *path, char *real, size_t size); /* 0 or a positive errno */
@@ -144,6 +147,7 @@ bool skald_is_regular(const char *path);
 int skald_is_private(const char *folder);   /* ours, and nobody else's: 0 */
 int skald_make_private(const char *folder); /* makes it so: 0 */
 int skald_process(void);
+int skald_make_folder(const char *path); /* 0 or a positive errno */
 /* Collects everything twice, in short steps between events; how many collections have ended. */
 void skald_collect(struct core *core);
 double skald_collections(struct core *core);

@@ -61,6 +61,11 @@ bool skald_is_regular(const char *path)
     return stat(path, &status) == 0 && S_ISREG(status.st_mode);
 }
 
+int skald_make_folder(const char *path)
+{
+    return mkdir(path, 0777) < 0 ? errno : 0;
+}
+
 int skald_is_private(const char *folder)
 {
     struct stat status;
@@ -91,6 +96,11 @@ double skald_collections(struct core *core)
 void skald_log(struct core *core, int level, const char *text, size_t length)
 {
     log_text(core->log, (enum log_level)level, text, length);
+}
+
+char *skald_log_take(struct core *core, size_t *length)
+{
+    return core->log->kept ? log_take(core->log->kept, length) : NULL;
 }
 
 bool skald_log_wants(struct core *core, int level)

@@ -356,13 +356,26 @@ static void push_flag(lua_State *L, const char *name, bool value) // [table] -> 
     lua_setfield(L, -2, name);
 }
 
+static void push_text(lua_State *L, const char *name, const char *value) // [table] -> [table]
+{
+    lua_pushstring(L, value); // nil for NULL
+    lua_setfield(L, -2, name);
+}
+
+static void push_number(lua_State *L, const char *name, double value) // [table] -> [table]
+{
+    lua_pushnumber(L, value);
+    lua_setfield(L, -2, name);
+}
+
 static void push_options(lua_State *L, const struct options *options)
 {
-    lua_createtable(L, 0, 8); // [options]
-    lua_pushstring(L, options->control);
-    lua_setfield(L, -2, "control");
-    lua_pushnumber(L, options->grace);
-    lua_setfield(L, -2, "grace");
+    lua_createtable(L, 0, 16); // [options]
+    push_text(L, "control", options->control);
+    push_text(L, "filter", options->filter);
+    push_text(L, "output", options->output);
+    push_number(L, "grace", options->grace);
+    push_number(L, "timeout", options->timeout);
     push_flag(L, "watch", options->watch);
     push_flag(L, "debug", options->debug);
     push_flag(L, "force", options->force);

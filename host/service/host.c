@@ -28,6 +28,7 @@
 struct host {
     struct core core; /* first: core_host relies on it */
     struct log log;
+    struct log_kept kept; /* errors, while tests run: they are a matter of the test's */
     const struct options *options;
     uv_signal_t signals[6];
     bool has_terminal; /* was started from one */
@@ -207,6 +208,25 @@ static void raise_descriptor_limit(void)
     }
 }
 
+/* A run of tests that something ends before it has come to its end has failed. */
+static void expect_tests(struct host *host)
+{
+    host->log.kept = &host->kept;
+    host->core.exit_status = 1;
+}
+
+/* Errors that nobody asked for. */
+static void write_kept(struct host *host)
+{
+    size_t length;
+    char *text;
+    host->log.kept = NULL;
+    while ((text = log_take(&host->kept, &length)) != NULL) {
+        log_text(&host->log, LOG_ERROR, text, length);
+        free(text);
+    }
+}
+
 static void host_serve(struct host *host)
 {
     dispatch_running(&host->core);
@@ -222,13 +242,16 @@ int host_main(const struct options *options)
     setvbuf(stdout, NULL, _IOLBF, BUFSIZ);
     host.has_terminal = terminal_is_there();
     if (host_open(&host, &status)) {
-        bool serves = strcmp(options->command, "run") == 0;
+        bool tests = strcmp(options->command, "test") == 0;
+        if (tests)
+            expect_tests(&host);
         status = dispatch_start(&host.core, options);
-        if (status == 0 && serves) {
+        if (status == 0 && (tests || strcmp(options->command, "run") == 0)) {
             host_serve(&host);
             status = host.core.exit_status;
         }
     }
+    write_kept(&host);
     host_close(&host);
     return status;
 }

@@ -54,7 +54,11 @@ static void test_wrong(void)
                "--grace: '-1' is no number of seconds");
     CHECK_TEXT(parse(&options, "skald run --log-level=loud echo"),
                "--log-level: 'loud' is none of debug, info, warning, error");
-    CHECK_TEXT(parse(&options, "skald test"), "test: not in this version");
+    CHECK_TEXT(parse(&options, "skald new"), "new: a name is missing");
+    CHECK_TEXT(parse(&options, "skald new a b"), "new: what is 'b'?");
+    CHECK_TEXT(parse(&options, "skald test --timeout=0"),
+               "--timeout: '0' is no number of seconds above 0");
+    CHECK_TEXT(parse(&options, "skald run --filter=x echo"), "run: no such option: --filter");
     CHECK_TEXT(parse(&options, "skald run --control= echo"), "--control takes a path");
     CHECK_TEXT(parse(&options, "skald run --watch=yes echo"), "--watch takes no value");
     CHECK_TEXT(parse(&options, "skald reload --watch"), "reload: no such option: --watch");
@@ -76,6 +80,20 @@ static void test_client(void)
     CHECK(options.watch && options.count == 1);
 }
 
+static void test_tests(void)
+{
+    struct options options;
+    CHECK_TEXT(parse(&options, "skald test spec --filter=late --output TAP --timeout 0.5"), "");
+    CHECK(options.count == 1 && options.timeout == 0.5);
+    CHECK_TEXT(options.filter, "late");
+    CHECK_TEXT(options.output, "TAP");
+    CHECK_TEXT(parse(&options, "skald test"), "");
+    CHECK(options.count == 0 && options.timeout == 10 && options.filter == NULL);
+    CHECK(options.grace == 1 && options.log_level == LOG_WARNING);
+    CHECK_TEXT(parse(&options, "skald test --grace=3 --log-level=info"), "");
+    CHECK(options.grace == 3 && options.log_level == LOG_INFO);
+}
+
 static void test_help(void)
 {
     struct options options;
@@ -92,6 +110,7 @@ int main(void)
         {"what is not said has a sensible default", test_defaults},
         {"wrong usage is answered with one line", test_wrong},
         {"options without a value take none", test_client},
+        {"tests have options and defaults of their own", test_tests},
         {"--help and --version win over the rest", test_help},
     };
     return check_all(tests, sizeof tests / sizeof *tests);
