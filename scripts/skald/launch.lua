@@ -141,6 +141,9 @@ function commands.run(scripts)
   return true
 end
 
+-- Commands that are modules of their own.
+local others = { test = "skald.trial", new = "skald.skeleton" }
+
 --- Starts a command with its words; the exit status.
 ---@param command string
 ---@param words string[]
@@ -148,10 +151,11 @@ end
 ---@return integer
 function launch.start(command, words, options)
   host.options = options
-  require("skald.unhandled").attach(options.debug)
-  local remote = not commands[command] and require "skald.remote"
-  if remote then
-    return remote.ask(command, words, options)
+  require("skald.unhandled").attach(options.debug or command == "test")
+  if others[command] then
+    return require(others[command]).start(words, options)
+  elseif not commands[command] then
+    return require("skald.remote").ask(command, words, options)
   end
   local scripts, message = launch.read(words)
   if not scripts then

@@ -18,6 +18,7 @@ local host = {
   services = {}, -- in the order of their coming
   waiting = {}, -- calls of callWhenRunning from elsewhere than a load
   options = {}, -- of the command line
+  trial = nil, -- the run of the tests, where this host runs any
 }
 
 program.host = host
@@ -25,6 +26,14 @@ program.host = host
 --- One line on standard error, for whoever started the program.
 function program.complain(format, ...)
   io.stderr:write(format:format(...), "\n")
+end
+
+--- Says on standard output that something listens; while tests run, that is the place of their results.
+---@param listener Listener
+function program.announce(listener)
+  if not host.trial then
+    print(listener:announcement())
+  end
 end
 
 --- Calls `f(...)`; what it starts belongs to `who`, what it raises is logged.
@@ -190,7 +199,7 @@ local function startNow(listener)
     listener:close()
     error(problem:match "^(.-)\nstack traceback:" or problem, 0)
   end
-  print(listener:announcement())
+  program.announce(listener)
   listener:accept()
 end
 
@@ -377,6 +386,9 @@ end
 --- Stops the host in order; where a load asks for it, once that is committed.
 ---@param status integer? of the exit
 function program.stop(status)
+  if host.trial then
+    error("reactor.stop would end the run of the tests", 0)
+  end
   program.whenRunning(function()
     C.skald_stop(pointer, status or 0)
   end)

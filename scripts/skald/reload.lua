@@ -704,7 +704,7 @@ end
 function Change:announce()
   for _, item in ipairs(self.generation.obtained) do
     if item.fresh and item.listener.handle and item.listener.factory then
-      print(item.listener:announcement())
+      program.announce(item.listener)
     end
   end
   io.stdout:flush()

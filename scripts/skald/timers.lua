@@ -8,6 +8,7 @@ local place = core.place
 local none = {}
 local timers = {}
 local calls = {} -- by the places of their handles
+timers.note = nil -- is called with each that is made, where somebody wants to know
 
 local WAITS = 0 -- a handle: noted, to be started when a load succeeded
 
@@ -154,6 +155,8 @@ function timers.later(s, f, ...)
   if not start(call) then
     release(call)
     error("callLater: too many timers are pending", 2)
+  elseif timers.note then
+    timers.note(call)
   end
   return call
 end
@@ -169,6 +172,9 @@ end
 ---@return DelayedCall
 function timers.own(s, f, ...)
   local _, call = assert(owner.call(nil, same, timers.later, s, f, ...))
+  if timers.note then
+    call.made = nil -- by no code of the user's
+  end
   return call
 end
 

@@ -6,10 +6,17 @@ local turn = require "skald.turn"
 
 local unhandled = {}
 
+--- What the log says of one.
+---@param item { failure: Failure, made: string? }
+---@return string
+function unhandled.describe(item)
+  local made = item.made and ("\nthe Deferred was made at %s"):format(item.made) or ""
+  return ("Unhandled failure in a Deferred: %s%s"):format(item.failure.traceback, made)
+end
+
 local function report()
   for _, item in ipairs(require("skald.deferred").unhandled()) do
-    local made = item.made and ("\nthe Deferred was made at %s"):format(item.made) or ""
-    log.error("Unhandled failure in a Deferred: %s%s", item.failure.traceback, made)
+    log.error("%s", unhandled.describe(item))
   end
 end
 
