@@ -3,4 +3,5 @@ max_line_length = 120
 -- Declarations without bodies are not code.
 exclude_files = { "scripts/meta" }
 files["tests/**/*_spec.lua"].std = "luajit+busted"
+files["scripts/templates/*_spec.lua"].std = "luajit+busted"
 files["tests/**/*_spec.lua"].max_line_length = 132

@@ -15,6 +15,7 @@ BENCH_PACKAGES := lua-luv python3-uvloop golang-go nodejs
 SOURCES := $(filter-out host/main.c,$(wildcard host/*/*.c))
 LIBRARY := $(wildcard scripts/skald/*.lua)
 SERVICES := $(wildcard scripts/services/*.lua scripts/services/*.txt scripts/services/poems/*.txt)
+TEMPLATES := $(wildcard scripts/templates/*.lua)
 C_TESTS := $(basename $(notdir $(wildcard tests/host/*_test.c)))
 
 WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
@@ -136,9 +137,9 @@ $(OBJ)/%.o: %.c Makefile
 $(OBJ)/bundle.o: $(OBJ)/bundle.c
 	@echo "  cc $<"; $(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) -c -o $@ $<
 
-$(OBJ)/bundle.c: host/bundle.lua host/lua/bind.h $(LIBRARY) $(SERVICES) Makefile
+$(OBJ)/bundle.c: host/bundle.lua host/lua/bind.h $(LIBRARY) $(SERVICES) $(TEMPLATES) Makefile
 	@mkdir -p $(@D)
-	@luajit host/bundle.lua $@ bind.h=host/lua/bind.h $(foreach f,$(LIBRARY) $(SERVICES),$(f:scripts/%=%)=$(f))
+	@luajit host/bundle.lua $@ bind.h=host/lua/bind.h $(foreach f,$(LIBRARY) $(SERVICES) $(TEMPLATES),$(f:scripts/%=%)=$(f))
 
 # A C test is linked with the whole core but main.c.
 $(OBJ)/tests/%: tests/host/%.c $(OBJECTS)
