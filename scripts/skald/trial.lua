@@ -1,6 +1,5 @@
 -- `skald test`: specs for busted, run in this host while its loop turns. All of the run is one coroutine,
--- so that a test may await; each test, and each block of tests, has an owner of its own, and answers
--- for what it leaves behind.
+-- so that a test may await.
 
 local async = require "skald.async"
 local core = require "skald.core"
@@ -8,7 +7,7 @@ local failure = require "skald.failure"
 local leftovers = require "skald.leftovers"
 local owner = require "skald.owner"
 local program = require "skald.program"
-local timers = require "skald.timers"
+local scopes = require "skald.scopes"
 
 local C, pointer = core.C, core.pointer
 local complain, host = program.complain, program.host
@@ -81,162 +80,19 @@ local function findFiles(words)
   return list
 end
 
--- --- scopes -----------------------------------------------------------------------------------
+-- --- between busted and the host --------------------------------------------------------------
 
----@class Scope
----@field element table what busted knows it by
----@field owner Owner
----@field before table a snapshot
----@field services Served[]
----@field ending table? how its test ended, which is yet to be told
----@field expired boolean? it has waited for too long
-
----@class Trial
+---@class Trial: Scopes
 ---@field busted table
----@field task Task the coroutine of the run
----@field scopes table<table, Scope> by their elements
----@field scope Scope? the innermost one that runs
+---@field files string[]
+---@field output string the name of the handler
+---@field folder string of the spec that runs
 ---@field tests integer
 ---@field passed integer
 ---@field failed integer
 ---@field pending integer
-local Trial = {}
+local Trial = setmetatable({}, scopes.Scopes)
 Trial.__index = Trial
-
--- A text without the lines of tracebacks that are not the user's.
-local function withoutLibrary(text)
-  local lines = {}
-  for line in (text .. "\n"):gmatch "([^\n]*)\n" do
-    local ours = line:find "^\tskald/" or line:find "^\t%[C%]" or line:find "^\t%S*/busted/"
-    lines[#lines + 1] = not ours and line or nil
-  end
-  return table.concat(lines, "\n")
-end
-
--- Notes what failed since the last time, for whoever runs.
-local function note(scope)
-  for _, text in ipairs(leftovers.problems()) do
-    table.insert(scope.problems, withoutLibrary(text))
-  end
-end
-
--- Calls `f(...)`, which may wait: what it starts belongs to the scope.
-function Trial:within(scope, f, ...)
-  local task, current = self.task, self.scope
-  local who = task.owner
-  task.owner, owner.current, self.scope = scope.owner, scope.owner, scope
-  local function leave(...)
-    task.owner, owner.current, self.scope = who, who, current
-    return ...
-  end
-  return leave(f(...))
-end
-
--- What the outer scope has done so far is not the new one's.
-function Trial:open(element)
-  if self.scope then
-    note(self.scope)
-  end
-  local scope = {
-    element = element,
-    outer = self.scope,
-    owner = owner.new(),
-    before = leftovers.snapshot(),
-    services = {},
-    problems = {},
-  }
-  self.scopes[element] = scope
-  return scope
-end
-
---- What failed in the scope that runs, which forgets it.
----@param pattern string? only what matches it
----@param plain boolean? the pattern is a text
----@return string[]
-function Trial:flush(pattern, plain)
-  local scope = self.scope
-  note(scope)
-  local taken, left = {}, {}
-  for _, text in ipairs(scope.problems) do
-    local list = (not pattern or text:find(pattern, 1, plain)) and taken or left
-    list[#list + 1] = text
-  end
-  scope.problems = left
-  return taken
-end
-
-local function endServices(scope)
-  for i = #scope.services, 1, -1 do
-    async.await(scope.services[i]:stop())
-  end
-  scope.services = {}
-end
-
--- What a scope has left behind, as a text, or nil. Afterwards nothing of it is there any more.
-function Trial:close(scope, hurried)
-  local list = {}
-  for _, item in ipairs(leftovers.settle(scope, hurried)) do
-    list[#list + 1] = item.text
-    item.remove()
-  end
-  note(scope)
-  endServices(scope)
-  for _, item in ipairs(leftovers.settle(scope, hurried)) do
-    list[#list + 1] = item.text
-  end
-  leftovers.remove(scope)
-  leftovers.problems()
-  self.scopes[scope.element] = nil
-  local texts = {}
-  if #list > 0 then
-    texts[1] = "left behind: " .. table.concat(list, "\n  and ")
-  end
-  for _, problem in ipairs(scope.problems) do
-    texts[#texts + 1] = "an error that nobody handled: " .. problem
-  end
-  return #texts > 0 and table.concat(texts, "\n") or nil
-end
-
--- --- the time limit ---------------------------------------------------------------------------
-
-local MOST_LATE = 10 -- waits of a block that goes on waiting after its time is over
-local NEXT = 1
-
-local function interrupt(task, problem)
-  if task.awaits then
-    task.awaits = nil
-    task:go(false, problem)
-  else
-    task:cancel()
-  end
-end
-
--- Calls `f(...)`; where that waits for too long, an error is raised where it waits.
-function Trial:limited(scope, f, ...)
-  local task, late = self.task, 0
-  local timer
-  local function expire()
-    late = late + 1
-    local place = leftovers.waitsAt(task.thread)
-    local text = ("%s: waited here for longer than the time limit of %g s"):format(place or "?", host.options.timeout)
-    scope.expired = scope.expired or text
-    if late > MOST_LATE then
-      complain("skald test: %s, and cannot be stopped", text)
-      C.skald_stop(pointer, 1)
-      return
-    end
-    timer = timers.own(NEXT, expire)
-    interrupt(task, failure.new(text))
-  end
-  timer = timers.own(host.options.timeout, expire)
-  local function leave(...)
-    timer:cancel()
-    return ...
-  end
-  return leave(f(...))
-end
-
--- --- between busted and the host --------------------------------------------------------------
 
 local OPENERS = { file = true, describe = true, it = true }
 local OF_BLOCKS = {
@@ -264,7 +120,7 @@ function Trial:scopeOf(descriptor, f, element)
   local own = self.scopes[element]
   if descriptor == "finally" or f == element.run then
     local parent = OF_BLOCKS[descriptor] and self.busted.context.parent(element)
-    return own or self.scopes[parent or self] or self.scope, true
+    return own or parent and self.scopes[parent] or self.scope, true
   end
   return own or self.scope, false
 end
@@ -274,7 +130,7 @@ local function addProblems(outcome, ok, scope)
   if ok or outcome.status == "pending" then
     return
   end
-  note(scope)
+  scopes.note(scope)
   for _, text in ipairs(scope.problems) do
     outcome.message = ("%s\nmeanwhile: %s"):format(tostring(outcome.message), text)
   end
@@ -292,7 +148,7 @@ function Trial:attempt(descriptor, f, element)
     if failure.is(problem) then
       outcome.trace.traceback = problem.traceback:match "\n(stack traceback:.*)$" or outcome.trace.traceback
     end
-    outcome.trace.traceback = withoutLibrary(outcome.trace.traceback)
+    outcome.trace.traceback = scopes.withoutLibrary(outcome.trace.traceback)
     outcome.message = busted.rewriteMessage(element, problem, outcome.trace)
     return problem
   end
@@ -322,20 +178,31 @@ local function traceOf(element)
   return element.trace or { short_src = element.name or "?", currentline = 1, traceback = "", what = "Lua" }
 end
 
+-- What a test has left is a failure of its own; what a block has left, an error of its end.
+function Trial:accuse(element, text)
+  local busted, parent = self.busted, self.busted.context.parent(element)
+  local trace = traceOf(element)
+  if element.descriptor == "it" then
+    busted.publish({ "failure", "it" }, element, parent, text, trace)
+    return
+  end
+  local teardown = { descriptor = "teardown", attributes = {}, trace = trace }
+  busted.context.attach(teardown)
+  busted.publish({ "error", "teardown" }, teardown, element, text, trace)
+end
+
 -- The end of a test is told when all is known of it.
 function Trial:conclude(scope)
-  local busted, element, ending = self.busted, scope.element, scope.ending
+  local element, ending = scope.element, scope.ending
   scope.ending = nil
   local failed = element.descriptor == "it" and not (ending and ending.status == "success")
   local text = self:within(scope, self.close, self, scope, failed)
-  local parent = busted.context.parent(element)
-  local kind = element.descriptor == "it" and "failure" or "error"
   if failed then
     for _, problem in ipairs(scope.problems) do
       complain("skald test: %s", problem)
     end
   elseif text then
-    busted.publish({ kind, element.descriptor }, element, parent, text, traceOf(element))
+    self:accuse(element, text)
   end
   if ending then
     local status = text and not failed and "failure" or ending.status

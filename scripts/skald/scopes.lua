@@ -1,0 +1,180 @@
+-- Whose is what a test does: each test, and each block of tests, is a scope with an owner of its own, which
+-- has a limited time to wait, and answers for what it leaves behind.
+
+local async = require "skald.async"
+local core = require "skald.core"
+local failure = require "skald.failure"
+local leftovers = require "skald.leftovers"
+local owner = require "skald.owner"
+local program = require "skald.program"
+local timers = require "skald.timers"
+
+local C, pointer = core.C, core.pointer
+local host = program.host
+
+local scopes = {}
+
+---@class Scope
+---@field element table what busted knows it by
+---@field owner Owner
+---@field before table a snapshot
+---@field services Served[]
+---@field problems string[] errors that were logged, failures that nobody handled
+---@field ending table? how its test ended, which is yet to be told
+---@field expired boolean? it has waited for too long
+
+--- Those of a run, which is one coroutine.
+---@class Scopes
+---@field task Task the coroutine
+---@field scopes table<table, Scope> by their elements
+---@field scope Scope? the innermost one that runs
+local Scopes = {}
+Scopes.__index = Scopes
+
+--- A text without the lines of tracebacks that are not the user's.
+---@param text string
+---@return string
+function scopes.withoutLibrary(text)
+  local lines = {}
+  for line in (text .. "\n"):gmatch "([^\n]*)\n" do
+    local ours = line:find "^\tskald/" or line:find "^\t%[C%]" or line:find "^\t%S*/busted/"
+    lines[#lines + 1] = not ours and line or nil
+  end
+  return table.concat(lines, "\n")
+end
+
+--- Notes what failed since the last time, for the scope that ran.
+---@param scope Scope
+function scopes.note(scope)
+  for _, text in ipairs(leftovers.problems()) do
+    table.insert(scope.problems, scopes.withoutLibrary(text))
+  end
+end
+
+--- Calls `f(...)`, which may wait: what it starts belongs to the scope.
+---@param scope Scope
+---@param f function
+function Scopes:within(scope, f, ...)
+  local task, current = self.task, self.scope
+  local who = task.owner
+  task.owner, owner.current, self.scope = scope.owner, scope.owner, scope
+  local function leave(...)
+    task.owner, owner.current, self.scope = who, who, current
+    return ...
+  end
+  return leave(f(...))
+end
+
+--- A new scope. What the outer one has done so far is not the new one's.
+---@param element table
+---@return Scope
+function Scopes:open(element)
+  if self.scope then
+    scopes.note(self.scope)
+  end
+  local scope = {
+    element = element,
+    owner = owner.new(),
+    before = leftovers.snapshot(),
+    services = {},
+    problems = {},
+  }
+  self.scopes[element] = scope
+  return scope
+end
+
+--- What failed in the scope that runs, which forgets it.
+---@param pattern string? only what matches it
+---@param plain boolean? the pattern is a text
+---@return string[]
+function Scopes:flush(pattern, plain)
+  local scope = self.scope
+  scopes.note(scope)
+  local taken, left = {}, {}
+  for _, text in ipairs(scope.problems) do
+    local list = (not pattern or text:find(pattern, 1, plain)) and taken or left
+    list[#list + 1] = text
+  end
+  scope.problems = left
+  return taken
+end
+
+local function endServices(scope)
+  for i = #scope.services, 1, -1 do
+    async.await(scope.services[i]:stop())
+  end
+  scope.services = {}
+end
+
+--- What a scope has left behind, as a text, or nil. Afterwards nothing of it is there any more.
+---@param scope Scope
+---@param hurried boolean? it has failed anyway
+---@return string?
+function Scopes:close(scope, hurried)
+  local list = {}
+  for _, item in ipairs(leftovers.settle(scope, hurried)) do
+    list[#list + 1] = item.text
+    item.remove()
+  end
+  scopes.note(scope)
+  endServices(scope)
+  for _, item in ipairs(leftovers.settle(scope, hurried)) do
+    list[#list + 1] = item.text
+  end
+  leftovers.remove(scope)
+  leftovers.problems()
+  self.scopes[scope.element] = nil
+  local texts = {}
+  if #list > 0 then
+    texts[1] = "left behind: " .. table.concat(list, "\n  and ")
+  end
+  for _, problem in ipairs(scope.problems) do
+    texts[#texts + 1] = "an error that nobody handled: " .. problem
+  end
+  return #texts > 0 and table.concat(texts, "\n") or nil
+end
+
+-- --- the time limit ---------------------------------------------------------------------------
+
+local MOST_LATE = 10 -- waits of a block that goes on waiting after its time is over
+local NEXT = 1
+
+local function interrupt(task, problem)
+  if task.awaits then
+    task.awaits = nil
+    task:go(false, problem)
+  else
+    task:cancel()
+  end
+end
+
+--- Calls `f(...)`; where that waits for too long, an error is raised where it waits, and `expired` says so.
+---@param scope Scope
+---@param f function
+function Scopes:limited(scope, f, ...)
+  local task, late = self.task, 0
+  local timer
+  local function expire()
+    late = late + 1
+    local place = leftovers.waitsAt(task.thread)
+    local text = ("%s: waited here for longer than the time limit of %g s"):format(place or "?", host.options.timeout)
+    scope.expired = scope.expired or text
+    if late > MOST_LATE then
+      program.complain("skald test: %s, and cannot be stopped", text)
+      C.skald_stop(pointer, 1)
+      return
+    end
+    timer = timers.own(NEXT, expire)
+    interrupt(task, failure.new(text))
+  end
+  timer = timers.own(host.options.timeout, expire)
+  local function leave(...)
+    timer:cancel()
+    return ...
+  end
+  return leave(f(...))
+end
+
+scopes.Scopes = Scopes
+
+return scopes
