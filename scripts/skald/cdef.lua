@@ -4,6 +4,7 @@
 local ffi = require "ffi"
 
 local cdef = {}
+local define = ffi.cdef -- `skald test` puts `declare` in its place
 
 local declared = {} -- texts, and the declarations in them
 local typedefs = {} -- by the name: the declaration
@@ -45,7 +46,7 @@ end
 local function declareEach(list)
   for _, declaration in ipairs(list) do
     if not declared[declaration] then
-      local ok, message = pcall(ffi.cdef, declaration .. ";")
+      local ok, message = pcall(define, declaration .. ";")
       if not ok then
         local what = message:match "attempt to redefine (.-) at" or message:match "attempt to redefine (.*)"
         if what then
@@ -63,7 +64,7 @@ end
 ---@param ... any
 function cdef.declare(text, ...)
   if type(text) ~= "string" or select("#", ...) > 0 then
-    return ffi.cdef(text, ...)
+    return define(text, ...)
   end
   local key = normal(text)
   if declared[key] then
@@ -76,7 +77,7 @@ function cdef.declare(text, ...)
       refuse(("type '%s'"):format(name), 2)
     end
   end
-  if not pcall(ffi.cdef, text) then
+  if not pcall(define, text) then
     declareEach(list)
   end
   declared[key] = true

@@ -137,7 +137,7 @@ end
 -- --- the time limit ---------------------------------------------------------------------------
 
 local MOST_LATE = 10 -- waits of a block that goes on waiting after its time is over
-local NEXT = 1
+local NEXT = 1 -- seconds for each of those, at most
 
 local function interrupt(task, problem)
   if task.awaits then
@@ -164,7 +164,7 @@ function Scopes:limited(scope, f, ...)
       C.skald_stop(pointer, 1)
       return
     end
-    timer = timers.own(NEXT, expire)
+    timer = timers.own(math.min(NEXT, host.options.timeout), expire)
     interrupt(task, failure.new(text))
   end
   timer = timers.own(host.options.timeout, expire)

@@ -8,6 +8,7 @@ local leftovers = require "skald.leftovers"
 local owner = require "skald.owner"
 local program = require "skald.program"
 local scopes = require "skald.scopes"
+local timers = require "skald.timers"
 
 local C, pointer = core.C, core.pointer
 local complain, host = program.complain, program.host
@@ -15,6 +16,7 @@ local complain, host = program.complain, program.host
 local trial = {}
 
 local OUTPUTS = { "plainTerminal", "utfTerminal", "TAP", "gtest", "json", "junit" }
+local NEXT_TURN = 0
 local ON_TERMINAL = { plainTerminal = true, utfTerminal = true, gtest = true }
 local MISSING = "skald test: busted is not installed (%s): on Debian, apt install lua-busted"
 
@@ -358,7 +360,7 @@ local function summary(self)
     text = ("%s, %d pending"):format(text, self.pending)
   end
   local out = ON_TERMINAL[self.output] and io.stdout or io.stderr
-  if self.tests == 0 then
+  if self.tests + self.failed == 0 then
     text = host.options.filter and ("skald test: no test matches '%s'"):format(host.options.filter)
       or "skald test: no tests in the specs"
   end
@@ -413,6 +415,13 @@ local function loadLibrary()
   require("ffi").cdef = require("skald.cdef").declare
 end
 
+-- Nor may anybody end the program in the midst of them.
+local function forbidExit()
+  rawset(os, "exit", function()
+    error("os.exit would end the run of the tests", 2)
+  end)
+end
+
 local function misuse(options)
   local known = not options.output
   for _, name in ipairs(OUTPUTS) do
@@ -449,6 +458,7 @@ function trial.start(words, options)
     return 1
   end
   loadLibrary()
+  forbidExit()
   leftovers.watch()
   local self = setmetatable({
     busted = busted,
@@ -462,7 +472,7 @@ function trial.start(words, options)
   }, Trial)
   host.trial = self
   host.starting = {}
-  program.whenRunning(start, self)
+  program.whenRunning(timers.own, NEXT_TURN, start, self)
   return 0
 end
 

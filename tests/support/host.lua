@@ -94,11 +94,26 @@ local function environment(extra)
   return env
 end
 
---- Runs the binary to its end: `host.command { "check", path }`. Returns exit status, stdout, stderr.
-function host.command(words)
+local IN_FOLDER = 'program=$(realpath "$1"); cd "$2"; shift 2; exec "$program" "$@"'
+
+local function commandLine(words)
   local argv = { host.binary, unpack(words) }
+  if words.folder then
+    argv = { "sh", "-c", IN_FOLDER, "sh", host.binary, words.folder, unpack(words) }
+  end
   argv.env, argv.deadline = environment(words.env), words.deadline
-  return process.run(argv)
+  return argv
+end
+
+--- Runs the binary to its end: `host.command { "check", path }`, in the folder `folder` where that is given.
+--- Returns exit status, stdout, stderr.
+function host.command(words)
+  return process.run(commandLine(words))
+end
+
+--- Starts the binary as host.command does; the process.
+function host.start(words)
+  return process.start(commandLine(words))
 end
 
 -- Takes the next `n` lines of the kind `listening KIND:… NAME` into self.endpoints.

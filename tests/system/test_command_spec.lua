@@ -43,20 +43,9 @@ end
 
 -- In the test's folder: `skald test WORDS`; the outcome with what it printed.
 local function test(words)
-  local cwd = process.run { "pwd" } and os.getenv "PWD"
-  local binary = host.binary:sub(1, 1) == "/" and host.binary or cwd .. "/" .. host.binary
-  local argv = { "sh", "-c", 'cd "$1" && shift && exec "$@"', "sh", words.folder or host.folder(), binary, "test" }
-  for _, word in ipairs(words) do
-    argv[#argv + 1] = word
-  end
-  argv.env = { XDG_RUNTIME_DIR = host.folder(), LUA_PATH = false, LUA_CPATH = false }
-  for key, value in pairs(words.env or {}) do
-    argv.env[key] = value
-  end
-  if words.start then
-    return process.start(argv)
-  end
-  local status, out, err = process.run(argv)
+  table.insert(words, 1, "test")
+  words.folder = words.folder or host.folder()
+  local status, out, err = host.command(words)
   assert.falsy(err:find "Sanitizer" or err:find "leftover", err)
   return { status = status, out = out, err = err }
 end
@@ -186,6 +175,22 @@ describe("skald test", function()
       assert.equal("skald test: 2 passed, 0 failed", summary(test {}))
     end)
 
+    it("goes on where a test would end the program", function()
+      local outcome = run [[
+        it("one", function() os.exit(0) end)
+        it("two", function() reactor.stop() end)
+        it("three", function() end)
+      ]]
+      assert.equal("skald test: 1 passed, 2 failed", summary(outcome))
+      says(outcome.out, "it_spec.lua:12: os.exit would end", "it_spec.lua:13: reactor.stop would end")
+    end)
+
+    it("compiles the same declarations of C for each spec", function()
+      local text = 'require("ffi").cdef "struct of_a_spec { int a; };" it("one", function() end)'
+      write { ["a_spec.lua"] = text, ["b_spec.lua"] = text }
+      assert.equal("skald test: 2 passed, 0 failed", summary(test {}))
+    end)
+
     it("opens no control socket", function()
       passes([[ it("looks", function()
         assert.is_nil(io.open(os.getenv "XDG_RUNTIME_DIR" .. "/skald.sock"))
@@ -293,6 +298,16 @@ describe("skald test", function()
       assert.equal("skald test: 1 passed, 1 failed", summary(outcome))
     end)
 
+    it("a test goes on waiting after that: the run ends", function()
+      local outcome = run([[
+        it("one", function() while true do pcall(await, defer.Deferred:new()) end end)
+        it("two", function() print "never" end)
+      ]], { "--timeout=0.05" })
+      assert.equal(1, outcome.status)
+      assert.equal("", outcome.out)
+      says(outcome.err, "skald test: it_spec.lua:12: waited here", "and cannot be stopped")
+    end)
+
     it("what stands around a test waits", function()
       local outcome = run([[
         describe("a", function()
@@ -310,7 +325,7 @@ describe("skald test", function()
 
     it("a signal is waited for: the run ends, and has failed", function()
       write { ["it_spec.lua"] = HEAD .. [[ it("one", function() print "waits" await(defer.Deferred:new()) end) ]] }
-      local p = test { "it_spec.lua", start = true }
+      local p = host.start { "test", "it_spec.lua", folder = host.folder() }
       p:line "waits"
       p:kill "TERM"
       assert.equal(1, p:wait())
