@@ -131,17 +131,17 @@ static const struct {
 
 enum { ANY = 1000000 };
 
-/*  command, least words and what is missing then, most words */
+/*  command, what is missing with fewer than the least words, least and most words */
 static const struct {
     const char *name;
-    int least;
     const char *missing;
+    int least;
     int most;
 } commands[] = {
-    {"run", 1, "a script", ANY},   {"check", 1, "a script", ANY}, {"test", 0, NULL, ANY},
-    {"new", 1, "a name", 1},       {"reload", 0, NULL, 1},        {"load", 1, "a script", ANY},
-    {"unload", 1, "a service", 1}, {"status", 0, NULL, 0},        {"stop", 0, NULL, 0},
-    {"help", 0, NULL, ANY},        {"version", 0, NULL, ANY},
+    {"run", "a script", 1, ANY},   {"check", "a script", 1, ANY}, {"test", NULL, 0, ANY},
+    {"new", "a name", 1, 1},       {"reload", NULL, 0, 1},        {"load", "a script", 1, ANY},
+    {"unload", "a service", 1, 1}, {"status", NULL, 0, 0},        {"stop", NULL, 0, 0},
+    {"help", NULL, 0, ANY},        {"version", NULL, 0, ANY},
 };
 
 enum {

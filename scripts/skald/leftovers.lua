@@ -8,6 +8,7 @@ local deferred = require "skald.deferred"
 local dispatch = require "skald.dispatch"
 local owner = require "skald.owner"
 local program = require "skald.program"
+local reactor = require "skald.reactor"
 local timers = require "skald.timers"
 
 local ffi = require "ffi"
@@ -143,8 +144,10 @@ local function addConnections(list, scope)
   end
 end
 
--- Where a coroutine waits: the user's line.
-local function waitsAt(thread)
+--- Where a coroutine waits: the user's line.
+---@param thread thread
+---@return string?
+function leftovers.waitsAt(thread)
   local level = 0
   local info = debug.getinfo(thread, level, "Sl")
   while info do
@@ -157,23 +160,27 @@ local function waitsAt(thread)
   return nil
 end
 
-leftovers.waitsAt = waitsAt
-
 local function describeThing(thing)
   if connectors.up[thing] then
     return ("a connector to %s (%s)"):format(tostring(thing:getDestination()), thing.state)
-  elseif async.alive[thing] then
-    return with("a coroutine that waits", " at %s", thing.thread and waitsAt(thing.thread))
   elseif thing.again then
     return with("a LoopingCall", " of the function at %s", placeOf(thing.f))
   end
   return with("a task", " of the function at %s", placeOf(thing.f))
 end
 
--- What the owner of a test would end: a connector that is connected counts as its connection.
+-- A connector that is connected counts as its connection. What waits without a connection, a timer or a loop of
+-- this host's is no burden: a coroutine, and whatever goes by a clock of the test's own.
+local function isBurden(thing)
+  local clock = thing.clock or thing.cooperator and thing.cooperator.clock
+  return not async.alive[thing] and not (connectors.up[thing] and thing.state == "connected")
+    and (not clock or clock == reactor)
+end
+
+-- What the owner of a test would end.
 local function addThings(list, scope)
   for thing in pairs(scope.owner.things) do
-    if not (connectors.up[thing] and thing.state == "connected") then
+    if isBurden(thing) then
       list[#list + 1] = {
         text = describeThing(thing),
         remove = function()
@@ -298,14 +305,20 @@ function leftovers.problems()
   return list
 end
 
---- Ends what a scope has left, and forgets what comes of that.
+--- Ends one.
+---@param item Leftover
+function leftovers.drop(item)
+  local ok, problem = pcall(item.remove)
+  if not ok then
+    program.complain("%s", tostring(problem))
+  end
+end
+
+--- Ends what a scope has left.
 ---@param scope table
 function leftovers.remove(scope)
   for _, item in ipairs(leftovers.of(scope)) do
-    local ok, problem = pcall(item.remove)
-    if not ok then
-      program.complain("%s", tostring(problem))
-    end
+    leftovers.drop(item)
   end
   local listeners = {}
   for listener in pairs(scope.owner.listeners) do

@@ -114,12 +114,15 @@ function Scopes:close(scope, hurried)
   local list = {}
   for _, item in ipairs(leftovers.settle(scope, hurried)) do
     list[#list + 1] = item.text
-    item.remove()
+    leftovers.drop(item)
   end
   scopes.note(scope)
   endServices(scope)
   for _, item in ipairs(leftovers.settle(scope, hurried)) do
     list[#list + 1] = item.text
+  end
+  if #list == 0 then
+    scopes.note(scope) -- what went wrong as services stopped
   end
   leftovers.remove(scope)
   leftovers.problems()

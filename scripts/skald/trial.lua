@@ -26,8 +26,8 @@ local function isSpec(name)
   return name:find "_spec%.lua$" ~= nil
 end
 
--- The specs of a folder and the folders in it, but hidden ones.
-local function specsIn(folder, list)
+-- The specs of a folder, and of the folders in it, but for hidden ones and links.
+local function specsIn(folder, list, deep)
   local lfs = require "lfs"
   local names = {}
   for name in lfs.dir(folder) do
@@ -37,8 +37,8 @@ local function specsIn(folder, list)
   for _, name in ipairs(names) do
     local path = folder == "." and name or folder .. "/" .. name
     local kind = lfs.attributes(path, "mode")
-    if kind == "directory" and folder ~= "." then
-      specsIn(path, list)
+    if kind == "directory" and deep and lfs.symlinkattributes(path, "mode") ~= "link" then
+      specsIn(path, list, deep)
     elseif kind == "file" and isSpec(name) then
       list[#list + 1] = path
     end
@@ -50,7 +50,7 @@ end
 local function defaultFiles()
   local lfs = require "lfs"
   for _, folder in ipairs { "spec", "tests", "." } do
-    local list = lfs.attributes(folder, "mode") == "directory" and specsIn(folder, {}) or {}
+    local list = lfs.attributes(folder, "mode") == "directory" and specsIn(folder, {}, folder ~= ".") or {}
     if #list > 0 then
       return list
     end
@@ -69,7 +69,7 @@ local function findFiles(words)
     local kind, message = lfs.attributes(word, "mode")
     local before = #list
     if kind == "directory" then
-      specsIn(word, list)
+      specsIn(word, list, true)
     elseif kind then
       list[#list + 1] = word
     else

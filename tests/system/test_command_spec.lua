@@ -215,6 +215,7 @@ describe("skald test", function()
       write { ["spec/b_spec.lua"] = "for i = 1, 3 do it('three', function() end) end" }
       assert.equal("3 passed", outcomeOf {})
       assert.equal("5 passed", outcomeOf { "tests/", "spec/b_spec.lua" })
+      assert.equal("6 passed", outcomeOf { "." })
     end)
 
     it("no folder without specs, nor a file that is not there", function()
@@ -339,8 +340,10 @@ describe("skald test", function()
       ["a LoopingCall"] = { "task.LoopingCall:new(function() end):start(60)",
         "a LoopingCall of the function at it_spec.lua:13" },
       ["a port"] = { "listen()", "a port that listens on tcp:127.0.0.1:" },
-      ["a coroutine"] = { "defer.async(function() await(defer.Deferred:new()) end)()",
-        "a coroutine that waits at it_spec.lua:13" },
+      ["a coroutine with a timer"] = { "defer.async(function() await(sleep(60)) end)()",
+        "a timer that is due in ", "set at it_spec.lua:13" },
+      ["a cooperative task"] = { "task.Cooperator:new():cooperate(function() return 1 end)",
+        "a task of the function at it_spec.lua:13" },
       ["a connection"] = { "local port = listen() local peer = dial(port) port:stopListening() return peer",
         "a connection that was made (tcp:127.0.0.1:", "a connection that was accepted",
         "its protocol at it_spec.lua:9" },
@@ -401,6 +404,29 @@ describe("skald test", function()
         end)
         it("is done in the next turn", function() reactor.callLater(0, function() end) end)
       ]], 3)
+    end)
+
+    it("something, but not what waits by no means of the host's", function()
+      passes([[
+        it("waits for nothing", function() defer.async(function() await(defer.Deferred:new()) end)() end)
+        it("has a clock", function()
+          local clock = task.Clock:new()
+          clock:callLater(60, print)
+          local loop = task.LoopingCall:new(function() end)
+          loop.clock = clock
+          loop:start(1)
+          task.Cooperator:new { clock = clock }:cooperate(function() return 1 end)
+        end)
+      ]], 2)
+    end)
+
+    it("something, and a service that fails as it stops", function()
+      write { ["script.lua"] = [[
+        return { listen = "tcp:127.0.0.1:0", protocol = {}, stopFactory = function() error "cannot stop" end }
+      ]] }
+      local outcome = run [[ it("one", function() spec.serve "script.lua" end) ]]
+      assert.equal("skald test: 0 passed, 1 failed", summary(outcome))
+      says(outcome.out, "script.lua:1: cannot stop")
     end)
 
     it("something, not what a block around it has made", function()
