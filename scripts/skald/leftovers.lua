@@ -314,19 +314,28 @@ function leftovers.drop(item)
   end
 end
 
---- Ends what a scope has left.
+local function listOf(set)
+  local list = {}
+  for value in pairs(set) do
+    list[#list + 1] = value
+  end
+  return list
+end
+
+--- Ends what a scope has left, whatever raises as it ends: a coroutine, where it is cancelled.
 ---@param scope table
 function leftovers.remove(scope)
   for _, item in ipairs(leftovers.of(scope)) do
     leftovers.drop(item)
   end
-  local listeners = {}
-  for listener in pairs(scope.owner.listeners) do
-    listeners[#listeners + 1] = listener
+  local who = scope.owner
+  who.ended = true
+  for _, thing in ipairs(listOf(who.things)) do
+    pcall(thing.finish, thing)
   end
-  scope.owner:finish()
-  for _, listener in ipairs(listeners) do
-    listener:close()
+  pcall(who.finish, who)
+  for _, listener in ipairs(listOf(who.listeners)) do
+    pcall(listener.close, listener)
   end
   leftovers.settle(scope, true)
 end

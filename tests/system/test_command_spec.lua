@@ -409,6 +409,12 @@ describe("skald test", function()
     it("something, but not what waits by no means of the host's", function()
       passes([[
         it("waits for nothing", function() defer.async(function() await(defer.Deferred:new()) end)() end)
+        it("feeds by hand what reads on", function()
+          local transport = { write = function() end, registerProducer = function() end,
+            pauseProducing = function() end, resumeProducing = function() end, loseConnection = function() end }
+          local Reader = stream.StreamProtocol { handle = function(_, s) s:readLine() end }
+          Reader:new():makeConnection(transport)
+        end)
         it("has a clock", function()
           local clock = task.Clock:new()
           clock:callLater(60, print)
@@ -417,7 +423,7 @@ describe("skald test", function()
           loop:start(1)
           task.Cooperator:new { clock = clock }:cooperate(function() return 1 end)
         end)
-      ]], 2)
+      ]], 3)
     end)
 
     it("something, and a service that fails as it stops", function()
