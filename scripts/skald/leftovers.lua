@@ -329,6 +329,7 @@ function leftovers.remove(scope)
     leftovers.drop(item)
   end
   local who = scope.owner
+  local busy = who:isBusy()
   who.ended = true
   for _, thing in ipairs(listOf(who.things)) do
     pcall(thing.finish, thing)
@@ -337,7 +338,9 @@ function leftovers.remove(scope)
   for _, listener in ipairs(listOf(who.listeners)) do
     pcall(listener.close, listener)
   end
-  leftovers.settle(scope, true)
+  if busy or #leftovers.of(scope) > 0 then
+    leftovers.settle(scope, true)
+  end
 end
 
 --- Has timers say where they were set, and failures wait until they are asked for.

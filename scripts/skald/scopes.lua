@@ -117,12 +117,14 @@ function Scopes:close(scope, hurried)
     leftovers.drop(item)
   end
   scopes.note(scope)
-  endServices(scope)
-  for _, item in ipairs(leftovers.settle(scope, hurried)) do
-    list[#list + 1] = item.text
-  end
-  if #list == 0 then
-    scopes.note(scope) -- what went wrong as services stopped
+  if #scope.services > 0 then
+    endServices(scope)
+    for _, item in ipairs(leftovers.settle(scope, hurried)) do
+      list[#list + 1] = item.text
+    end
+    if #list == 0 then
+      scopes.note(scope) -- what went wrong as they stopped
+    end
   end
   leftovers.remove(scope)
   leftovers.problems()
