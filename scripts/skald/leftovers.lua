@@ -33,6 +33,9 @@ local function placeOf(f)
 end
 
 local function protocolPlace(receiver)
+  while receiver.wrappedProtocol do
+    receiver = receiver.wrappedProtocol
+  end
   for _, name in ipairs(NAMES) do
     local place = placeOf(receiver[name])
     if place then

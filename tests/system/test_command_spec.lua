@@ -347,6 +347,10 @@ describe("skald test", function()
       ["a connection"] = { "local port = listen() local peer = dial(port) port:stopListening() return peer",
         "a connection that was made (tcp:127.0.0.1:", "a connection that was accepted",
         "its protocol at it_spec.lua:9" },
+      ["a wrapped connection"] = { [[ local policies = require "skald.policies"
+        local port = reactor.listenTCP(0, policies.WrappingFactory:new { protocol = Echo }, { interface = "127.0.0.1" })
+        local peer = dial(port) port:stopListening() return peer ]],
+        "a connection that was accepted", "its protocol at it_spec.lua:9" },
       ["a connector"] = { "reactor.connectTCP('127.0.0.1', 1, require('skald.protocol').ReconnectingClientFactory "
         .. "{ protocol = {}, initialDelay = 60 })", "a connector to tcp:127.0.0.1:1" },
       ["a failure that nobody handled"] = { "defer.fail 'boom'", "Unhandled failure in a Deferred: boom",
