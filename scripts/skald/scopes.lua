@@ -54,6 +54,7 @@ end
 --- Calls `f(...)`, which may wait: what it starts belongs to the scope.
 ---@param scope Scope
 ---@param f function
+---@param ... any
 function Scopes:within(scope, f, ...)
   local task, current = self.task, self.scope
   local who = task.owner
@@ -156,6 +157,7 @@ end
 --- Calls `f(...)`; where that waits for too long, an error is raised where it waits, and `expired` says so.
 ---@param scope Scope
 ---@param f function
+---@param ... any
 function Scopes:limited(scope, f, ...)
   local task, late = self.task, 0
   local timer

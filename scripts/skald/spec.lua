@@ -82,7 +82,7 @@ end
 --- Reloads it, changed or not: from its files, or with another text for its script. A refusal is an answer
 --- too: what ran runs on.
 ---@param options? { text: string?, file: string? }
----@return Deferred of the report: `result` is "committed" or "refused"
+---@return Deferred d of the report: its `result` is "committed" or "refused"
 function Served:reload(options)
   local d = deferred.Deferred:new()
   local trial = trialOf "reload"
@@ -102,7 +102,7 @@ function Served:reload(options)
 end
 
 --- Ends it, with its connections; the end of the test does so too.
----@return Deferred of the report
+---@return Deferred d of the report
 function Served:stop()
   if self.stopped then
     return deferred.succeed()
