@@ -121,19 +121,15 @@ static int pass(struct connection *sink, const char *bytes, size_t length)
     return queue_copy(&sink->out, &connection_loop(sink)->pool, bytes + taken, length - taken);
 }
 
-/* One read, passed on; whether more may follow. */
-static bool pass_some(struct connection *source)
+/* One read, passed on: what the read gave, or -EAGAIN where the sink has failed. */
+static ssize_t pass_some(struct connection *source)
 {
     struct loop *loop = connection_loop(source);
     struct connection *sink = source->feeds->sink;
     char *buffer = loop->events->buffer(loop->context);
     ssize_t n = source->ops->read(source, buffer, READ_SIZE);
-    if (n == 0)
-        on_end(source);
-    else if (n < 0 && n != -EAGAIN)
-        connection_end(source, C_BROKEN, END_LOST, BY_PEER, (int)-n);
     if (n <= 0)
-        return false;
+        return n;
     source->active = connection_clock(source);
     source->feeds->bytes += (size_t)n;
     int error = pass(sink, buffer, (size_t)n);
@@ -141,14 +137,20 @@ static bool pass_some(struct connection *source)
         connection_end(sink, error == -ENOMEM ? C_RESET : C_BROKEN,
                        error == -ENOMEM ? END_LIMIT : END_LOST,
                        error == -ENOMEM ? BY_HOST : BY_PEER, -error);
-    return error == 0 && n == READ_SIZE && !pipe_is_blocked(source);
+    return error < 0 ? -EAGAIN : n;
 }
 
 void pipe_read(struct connection *source)
 {
     int reads = 0;
-    while (pass_some(source) && ++reads < READS)
-        ;
-    if (source->feeds && pipe_is_blocked(source))
+    ssize_t n;
+    do
+        n = pass_some(source);
+    while (n == READ_SIZE && ++reads < READS && !pipe_is_blocked(source));
+    if (n == 0)
+        on_end(source);
+    else if (n < 0 && n != -EAGAIN)
+        connection_end(source, C_BROKEN, END_LOST, BY_PEER, (int)-n);
+    else if (pipe_is_blocked(source))
         connection_dirty(source);
 }
