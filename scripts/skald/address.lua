@@ -1,5 +1,5 @@
--- Addresses: `{ type = "TCP", host =, port = }`, TCP6, `{ type = "UNIX", path = }`. tostring gives an
--- endpoint string, and equal addresses are equal.
+-- Addresses: `{ type = "TCP", host =, port = }`, TCP6, UDP, UDP6, `{ type = "UNIX", path = }`. tostring
+-- gives an endpoint string, and equal addresses are equal.
 
 local address = {}
 
@@ -15,6 +15,8 @@ Address.__index = Address
 local formats = {
   TCP = "tcp:%s:%d",
   TCP6 = "tcp:[%s]:%d",
+  UDP = "udp:%s:%d",
+  UDP6 = "udp:[%s]:%d",
 }
 
 function Address:__tostring()
@@ -29,7 +31,7 @@ function Address.__eq(a, b)
 end
 
 --- An Internet address.
----@param kind "TCP"|"TCP6"
+---@param kind "TCP"|"TCP6"|"UDP"|"UDP6"
 ---@param host string IPv6 as RFC 5952 says
 ---@param port integer
 ---@return Address
