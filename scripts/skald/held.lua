@@ -1,0 +1,90 @@
+-- Bytes that came for a protocol before it was there: it gets them first, and only while it has not
+-- paused its transport. Pure.
+
+local failure = require "skald.failure"
+
+local held = {}
+
+---@class Held
+---@field bytes string? none once they are delivered
+---@field paused boolean
+---@field busy boolean a handler of the protocol runs, or has failed
+---@field transport Transport the protocol's
+---@field inner Transport what pauses and resumes
+---@field done fun() called once, before the last of them is delivered
+local Held = {}
+Held.__index = Held
+
+--- Bytes that are held back until `deliver`.
+---@param bytes string
+---@param transport Transport the protocol's; its `disconnecting` ends the delivery
+---@param inner table its `pauseProducing`, `resumeProducing` and `pipe` are called through this
+---@param done fun() nothing is held any more
+---@return Held
+function held.new(bytes, transport, inner, done)
+  local fields = { bytes = bytes, paused = false, busy = false, transport = transport, inner = inner, done = done }
+  return setmetatable(fields, Held)
+end
+
+--- What is held, which is the caller's then.
+---@return string
+function Held:take()
+  local bytes = self.bytes or ""
+  self.bytes = nil
+  self.done()
+  return bytes
+end
+
+--- More came, which nobody may get before the rest.
+---@param data string
+function Held:add(data)
+  self.bytes = self.bytes .. data
+end
+
+--- Delivers, unless the protocol has paused, or closes.
+---@param protocol Protocol
+function Held:deliver(protocol)
+  self.protocol = protocol
+  if not self.bytes or self.paused or self.busy then
+    return
+  end
+  local bytes = self:take()
+  if not self.transport.disconnecting and protocol.dataReceived then
+    self.busy = true
+    protocol:dataReceived(bytes)
+    self.busy = false
+  end
+end
+
+--- Stops reading, and delivering.
+function Held:pause()
+  self.paused = true
+  self.inner:pauseProducing()
+end
+
+--- Reads again, and delivers at once. Whoever calls may have nothing to do with this connection: where
+--- the transport can be told that its code failed, the error ends there.
+---@param fail fun(transport: Transport, problem: Failure)
+function Held:resume(fail)
+  self.paused = false
+  self.inner:resumeProducing()
+  if self.protocol then -- it is connected
+    local ok, problem = xpcall(self.deliver, failure.handler, self, self.protocol)
+    if not ok then
+      fail(self.transport, problem)
+    end
+  end
+end
+
+--- Has what is held go to a sink, and then what comes.
+---@param sink Transport
+---@return Deferred of the number of bytes
+function Held:pipe(sink)
+  local bytes = self:take()
+  sink:write(bytes)
+  return self.inner:pipe(sink):addCallback(function(count)
+    return count + #bytes
+  end)
+end
+
+return held
