@@ -32,6 +32,8 @@ local factoryKeys = {
   stableAfter = "number",
   prepareReload = "function",
   reloaded = "function",
+  headerTimeout = "number",
+  maxHeader = "number",
 }
 
 -- Keys of the library's own classes are no slips.

@@ -46,10 +46,28 @@ local function build(factory, carrier)
   return made
 end
 
+-- Connects what stands behind a header that has been read; false refuses it.
+local function introduce(place, factory, carrier, ready)
+  local made = build(factory, carrier)
+  if made == nil then
+    return false
+  end
+  protocols[place] = made
+  ready(made)
+  local connect = made.makeConnection or protocol.Protocol.makeConnection
+  connect(made, carrier)
+  return true
+end
+
 --- A connection was accepted; false refuses it.
 function dispatch.accepted(place, handle, listener)
-  local carrier = newTransport(handle)
-  local made = build(ports[listener].factory, carrier)
+  local carrier, port = newTransport(handle), ports[listener]
+  if port.proxied then
+    protocols[place] = require("skald.proxied").new(place, port.factory, carrier, introduce)
+    C.skald_join(pointer, handle)
+    return true
+  end
+  local made = build(port.factory, carrier)
   if made == nil then
     return false
   end
@@ -320,6 +338,12 @@ function Group:count()
   return C.skald_group_count(pointer, self.handle)
 end
 
+-- What a connection is known by: not before its header has been read, where it is to begin with one.
+local function protocolOf(handle)
+  local found = C.skald_is_open(pointer, handle) and protocols[core.place(handle)] or nil
+  return found and getmetatable(found) ~= dispatch.Proxied and found or nil
+end
+
 --- The live protocols of now; those that end meanwhile are left out.
 function Group:each()
   local count = self:count()
@@ -327,10 +351,12 @@ function Group:each()
   count = C.skald_group_members(pointer, self.handle, handles, count)
   local i = -1
   return function()
+    local found
     repeat
       i = i + 1
-    until i >= count or (C.skald_is_open(pointer, handles[i]) and protocols[core.place(handles[i])])
-    return i < count and protocols[core.place(handles[i])] or nil
+      found = i < count and protocolOf(handles[i]) or nil
+    until found or i >= count
+    return found
   end
 end
 

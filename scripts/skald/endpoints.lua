@@ -1,5 +1,5 @@
 -- Endpoint strings: `tcp:8000`, `tcp:127.0.0.1:8000`, `tcp:[::1]:8000:backlog=50`,
--- `unix:/run/x.sock:mode=660`. The grammar is Twisted's: fields between colons, `key=value` fields by
+-- `unix:/run/x.sock:mode=660`, `haproxy:tcp:80`. The grammar is Twisted's: fields between colons, `key=value` fields by
 -- name, a backslash takes the next character as it is; besides, colons within [brackets] are part of
 -- the field. Pure, but for `listen` and `connect`.
 
@@ -152,7 +152,6 @@ local later = {
   stdio = true,
   systemd = true,
   fd = true,
-  haproxy = true,
 }
 
 -- For servers, `tcp:HOST:PORT` is `tcp:PORT:interface=HOST`.
@@ -216,6 +215,23 @@ local function fill(kinds, s, kind, fields)
   return result
 end
 
+-- `haproxy:` stands before another endpoint: what is left of the fields are that one's.
+local function takePrefix(kinds, s, fields)
+  if fields[1].key or fields[1].text ~= "haproxy" then
+    return false
+  elseif kinds ~= servers then
+    return complain(s, 1, "haproxy: is an endpoint to listen on")
+  end
+  table.remove(fields, 1)
+  local inner = fields[1]
+  if not inner or (inner.text == "" and not inner.key) then
+    return complain(s, inner and inner.column or #s + 1, "an endpoint is missing behind haproxy:, such as tcp:80")
+  elseif inner.text == "haproxy" then
+    return complain(s, inner.column, "haproxy: does not stand within itself")
+  end
+  return true
+end
+
 local function parse(kinds, s)
   if type(s) ~= "string" then
     error(("an endpoint is a string, not a %s"):format(type(s)), 3)
@@ -224,27 +240,48 @@ local function parse(kinds, s)
   if not fields then
     return complain(s, column, what)
   end
-  local kind = fields[1].key == nil and fields[1].text or ""
+  local within, problem = takePrefix(kinds, s, fields)
+  if within == nil then
+    return nil, problem
+  end
+  local first = fields[1]
+  local kind = first.key == nil and first.text or ""
   if later[kind] then
-    return complain(s, 1, ("%s: not in this version"):format(kind))
+    return complain(s, first.column, ("%s: not in this version"):format(kind))
   end
   if not kinds[kind] then
-    return complain(s, 1, ("'%s' is no kind of endpoint (tcp, unix)"):format(kind))
+    return complain(s, first.column, ("'%s' is no kind of endpoint (tcp, unix)"):format(kind))
   end
-  return fill(kinds, s, kind, fields)
+  local result, message = fill(kinds, s, kind, fields)
+  return result and (within and { type = "haproxy", inner = result } or result), message
 end
 
 --- What a server endpoint string says.
 ---@param s string
----@return table? endpoint `{ type, port, interface, path, backlog, mode }`, numbers as numbers; nil,
----message where the string is none
+---@return table? endpoint `{ type, port, interface, path, backlog, mode }`, numbers as numbers; of `haproxy:`
+---`{ type, inner }`; nil, message where the string is none
 ---@return string? message one line, with the column of the field that is wrong
 function endpoints.parseServer(s)
   local result, message = parse(servers, s)
-  if result and result.type == "unix" and not result.mode then
-    result.mode = 438 -- octal 666
+  local socket = result and result.inner or result
+  if socket and socket.type == "unix" and not socket.mode then
+    socket.mode = 438 -- octal 666
   end
   return result, message
+end
+
+--- The socket of a server endpoint: of `haproxy:` the one within, with `proxied` set.
+---@param endpoint table as parseServer gives it
+---@return table
+function endpoints.socketOf(endpoint)
+  if not endpoint.inner then
+    return endpoint
+  end
+  local socket = { proxied = true }
+  for key, value in pairs(endpoint.inner) do
+    socket[key] = value
+  end
+  return socket
 end
 
 --- What a client endpoint string says: `tcp:HOST:PORT:timeout=30:bindAddress=IP`, `unix:PATH`.
@@ -275,7 +312,7 @@ function Server:listen(factory)
   local text, endpoint = self.text, self.endpoint
   require("skald.roster").need("listen", factory)
   return require("skald.deferred").maybeDeferred(function()
-    local port, message, code = require("skald.program").listen(factory, endpoint)
+    local port, message, code = require("skald.program").listen(factory, endpoints.socketOf(endpoint))
     return port or error({ message = ("%s: %s"):format(text, message), code = code }, 0)
   end)
 end

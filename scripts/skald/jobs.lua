@@ -387,7 +387,7 @@ end
 local function describe(service)
   local endpoints = {}
   for _, listener in ipairs(listenersOf(service)) do
-    endpoints[#endpoints + 1] = tostring(listener.address)
+    endpoints[#endpoints + 1] = tostring(listener)
   end
   table.sort(endpoints)
   return {

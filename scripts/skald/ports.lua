@@ -21,6 +21,7 @@ local MODE = 438 -- 0666
 ---@field factory Factory?
 ---@field name string for the line that says it listens
 ---@field address Address the real one
+---@field proxied boolean? its connections begin with a header of the PROXY protocol
 ---@field owner Owner?
 local Listener = {}
 Listener.__index = Listener
@@ -52,7 +53,7 @@ end
 
 --- Binds, without accepting.
 ---@param group Group
----@param endpoint table as endpoints.parseServer gives it
+---@param endpoint table as endpoints.socketOf gives it
 ---@param backlog integer?
 ---@return Listener? listener or nil, message, code
 ---@return string? message
@@ -76,6 +77,7 @@ function ports.bind(group, endpoint, backlog)
     address = core.addressIn(buffer),
     backlog = backlog,
     mode = endpoint.mode or MODE,
+    proxied = endpoint.proxied,
   }, Listener)
   dispatch.ports[handle] = listener
   return listener
@@ -123,10 +125,16 @@ function Listener:start()
   return roster.raise(self.factory)
 end
 
+--- The endpoint that it really is.
+---@return string
+function Listener:__tostring()
+  return (self.proxied and "haproxy:" or "") .. tostring(self.address)
+end
+
 --- The line for standard output.
 ---@return string
 function Listener:announcement()
-  return ("listening %s %s"):format(tostring(self.address), self.name)
+  return ("listening %s %s"):format(tostring(self), self.name)
 end
 
 --- Takes connections from now on.

@@ -375,7 +375,7 @@ end
 local function endpointsOf(definition, override)
   local list = {}
   for i, text in ipairs(asList(override or definition.listen)) do
-    list[i] = endpoints.parseServer(text)
+    list[i] = endpoints.socketOf(endpoints.parseServer(text))
     list[i].key = ports.key(list[i])
   end
   return list
@@ -473,7 +473,7 @@ local function ownRival(former, endpoint)
   for _, item in ipairs(former and former.obtained or {}) do
     local listener = item.listener
     if listener.handle and listener.address.port == endpoint.port and endpoint.port then
-      return ("the service itself listens on %s: reload without that first"):format(tostring(listener.address))
+      return ("the service itself listens on %s: reload without that first"):format(tostring(listener))
     end
   end
   return nil
@@ -514,7 +514,8 @@ local hints = {
 function reload.bindProblem(name, endpoint, message, code, hint)
   hint = hint or hints[code]
   hint = hint and (" (%s)"):format(hint) or ""
-  return ("%s: %s: %s%s"):format(name, ports.key(endpoint), message, hint)
+  local where = (endpoint.proxied and "haproxy:" or "") .. ports.key(endpoint)
+  return ("%s: %s: %s%s"):format(name, where, message, hint)
 end
 
 -- A living factory may refuse its new definition.
@@ -627,7 +628,7 @@ function Change:commit()
     settleConnectors(entry, self.connected)
     roster.applyBounds(entry.factory)
     for _, endpoint in ipairs(entry.endpoints) do
-      endpoint.listener.key = endpoint.key
+      endpoint.listener.key, endpoint.listener.proxied = endpoint.key, endpoint.proxied
       endpoint.listener:serve(entry.factory, entry.name or service.base)
     end
   end
@@ -736,7 +737,7 @@ local function finishListeners(change)
   for _, item in ipairs(change.former.obtained) do
     local listener = item.listener
     if not claimed[listener] and listener.handle then
-      table.insert(change.report.endpoints.removed, tostring(listener.address))
+      table.insert(change.report.endpoints.removed, tostring(listener))
       listener:finish()
     end
   end
@@ -850,7 +851,7 @@ function Change:conclude()
   report.result = "committed"
   report.generation = generation.number
   for _, item in ipairs(generation.obtained) do
-    table.insert(report.endpoints[item.fresh and "added" or "kept"], tostring(item.listener.address))
+    table.insert(report.endpoints[item.fresh and "added" or "kept"], tostring(item.listener))
   end
   generation:forgetUnused()
   reportModules(self)

@@ -33,6 +33,9 @@ transport.transfers = {}
 
 local anchors, producers = transport.anchors, transport.producers
 
+--- What every transport of a connection has.
+transport.methods = Transport
+
 function transport.new(handle)
   return setmetatable({ handle }, Transport)
 end
