@@ -141,7 +141,7 @@ end
 --- Reads again.
 function HAProxyProtocolWrapper:resumeProducing()
   if self._held then
-    return self._held:resume(wrapping.fail)
+    return self._held:resume()
   end
   return self.transport:resumeProducing()
 end
@@ -151,6 +151,12 @@ end
 ---@return Deferred of the number of bytes
 function HAProxyProtocolWrapper:pipe(sink)
   return (self._held or self.transport):pipe(sink)
+end
+
+--- What moves the bytes of a pipe into this transport.
+---@return Transport
+function HAProxyProtocolWrapper:carrier()
+  return self.transport
 end
 
 --- The peer's address: of who connected to the proxy, where the header says it.
@@ -227,6 +233,8 @@ local HAProxyClientWrapper = ProtocolWrapper {}
 function HAProxyClientWrapper:connectionMade()
   self.transport:write(self.factory:headerFor(self))
 end
+
+HAProxyClientWrapper.carrier = HAProxyProtocolWrapper.carrier
 
 --- Connections that begin with a header which we send.
 ---@class HAProxyClientFactory: WrappingFactory

@@ -64,14 +64,15 @@ end
 
 --- Reads again, and delivers at once. Whoever calls may have nothing to do with this connection: where
 --- the transport can be told that its code failed, the error ends there.
----@param fail fun(transport: Transport, problem: Failure)
-function Held:resume(fail)
+function Held:resume()
   self.paused = false
   self.inner:resumeProducing()
   if self.protocol then -- it is connected
     local ok, problem = xpcall(self.deliver, failure.handler, self, self.protocol)
-    if not ok then
-      fail(self.transport, problem)
+    if not ok and self.transport.fail then
+      self.transport:fail(problem.traceback)
+    elseif not ok then
+      error(problem.value, 0)
     end
   end
 end
@@ -80,9 +81,10 @@ end
 ---@param sink Transport
 ---@return Deferred of the number of bytes
 function Held:pipe(sink)
+  local through = self.inner:pipe(sink) -- raises where that is no sink; brings nothing before we return
   local bytes = self:take()
   sink:write(bytes)
-  return self.inner:pipe(sink):addCallback(function(count)
+  return through:addCallback(function(count)
     return count + #bytes
   end)
 end

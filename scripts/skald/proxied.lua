@@ -6,6 +6,7 @@ local haproxy = require "skald.haproxy"
 local held = require "skald.held"
 local log = require "skald.log"
 local proxyheader = require "skald.proxyheader"
+local roster = require "skald.roster"
 local transport = require "skald.transport"
 
 local proxied = {}
@@ -72,9 +73,7 @@ local function hold(carrier, bytes)
     waiting:pause()
   end
   function carrier.resumeProducing()
-    waiting:resume(function(_, problem)
-      carrier:fail(problem.traceback)
-    end)
+    waiting:resume()
   end
   function carrier.pipe(_, sink)
     return waiting:pipe(sink)
@@ -88,7 +87,7 @@ local function begin(self, header, rest)
   carrier.host = header.destination or carrier:getHost()
   carrier.tlvs = header.tlvs
   local waiting, made
-  local there = self.introduce(self.place, self.factory, carrier, function(protocol)
+  local there = self.introduce(self.place, roster.successor(self.factory), carrier, function(protocol)
     made = protocol
     waiting = #rest > 0 and hold(carrier, rest) or nil
   end)

@@ -222,6 +222,9 @@ local function crcOf(text)
   )
 end
 
+--- The CRC32C of bytes, as a TLV has it.
+header.checksum = crcOf
+
 local function isIntact(text, at)
   return crcOf(text:sub(1, at - 1) .. "\0\0\0\0" .. text:sub(at + 4)) == text:sub(at, at + 3)
 end
