@@ -34,10 +34,12 @@ function HAProxyProtocolWrapper:connectionMade()
   local factory = self.factory
   local clock = haproxy.clockOf(factory)
   self._reader = proxyheader.reader(factory.maxHeader)
-  self._timer = clock and clock:callLater(factory.headerTimeout, function()
-    self._timer = nil
-    self:_refuse "the header did not come in time"
-  end)
+  self._timer = clock and clock:callLater(factory.headerTimeout, wrapping.guarded, self, self, "_late")
+end
+
+function HAProxyProtocolWrapper:_late()
+  self._timer = nil
+  self:_refuse "the header did not come in time"
 end
 
 -- There is nobody to be connected before the header.
@@ -153,12 +155,6 @@ function HAProxyProtocolWrapper:pipe(sink)
   return (self._held or self.transport):pipe(sink)
 end
 
---- What moves the bytes of a pipe into this transport.
----@return Transport
-function HAProxyProtocolWrapper:carrier()
-  return self.transport
-end
-
 --- The peer's address: of who connected to the proxy, where the header says it.
 ---@return Address
 function HAProxyProtocolWrapper:getPeer()
@@ -233,8 +229,6 @@ local HAProxyClientWrapper = ProtocolWrapper {}
 function HAProxyClientWrapper:connectionMade()
   self.transport:write(self.factory:headerFor(self))
 end
-
-HAProxyClientWrapper.carrier = HAProxyProtocolWrapper.carrier
 
 --- Connections that begin with a header which we send.
 ---@class HAProxyClientFactory: WrappingFactory

@@ -15,6 +15,19 @@ local held = {}
 local Held = {}
 Held.__index = Held
 
+-- What is changed later comes from variables: compiled code may believe constants.
+local function newHeld(bytes, transport, inner, done, protocol, no)
+  return setmetatable({
+    bytes = bytes,
+    transport = transport,
+    inner = inner,
+    done = done,
+    protocol = protocol,
+    paused = no,
+    busy = no,
+  }, Held)
+end
+
 --- Bytes that are held back until `deliver`.
 ---@param bytes string
 ---@param transport Transport the protocol's; its `disconnecting` ends the delivery
@@ -22,8 +35,7 @@ Held.__index = Held
 ---@param done fun() nothing is held any more
 ---@return Held
 function held.new(bytes, transport, inner, done)
-  local fields = { bytes = bytes, paused = false, busy = false, transport = transport, inner = inner, done = done }
-  return setmetatable(fields, Held)
+  return newHeld(bytes, transport, inner, done, nil, false)
 end
 
 --- What is held, which is the caller's then.

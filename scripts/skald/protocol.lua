@@ -101,7 +101,8 @@ function Factory:connectionCount()
   return (group and group:count() or 0) + (wrappers and wrappers.count or 0)
 end
 
--- Its protocols of now that stand in wrappers (skald.wrapping); those that end meanwhile are left out.
+-- Its protocols of now that stand in wrappers (skald.wrapping); those that end meanwhile are left out,
+-- and wrappers that have none yet.
 local function eachWrapped(wrappers)
   local list, i = {}, 0
   for wrapper in pairs(wrappers.live) do
@@ -110,7 +111,7 @@ local function eachWrapped(wrappers)
   return function()
     repeat
       i = i + 1
-    until not list[i] or wrappers.live[list[i]]
+    until not list[i] or (wrappers.live[list[i]] and list[i].wrappedProtocol)
     return list[i] and list[i].wrappedProtocol
   end
 end

@@ -270,11 +270,16 @@ end
 local Reader = {}
 Reader.__index = Reader
 
+-- What is changed later comes from variables: compiled code may believe constants.
+local function newReader(most, head, count, none)
+  return setmetatable({ most = most, head = head, held = count, needed = none, pieces = none }, Reader)
+end
+
 --- A reader.
 ---@param most integer? bytes of the longest header that it takes: LARGEST unless given
 ---@return ProxyHeaderReader
 function header.reader(most)
-  return setmetatable({ most = most or header.LARGEST, head = "", held = 0 }, Reader)
+  return newReader(most or header.LARGEST, "", 0, nil)
 end
 
 -- Many small pieces become one, so that they take no more room than their bytes.

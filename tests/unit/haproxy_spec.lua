@@ -297,6 +297,43 @@ describe("HAProxyWrappingFactory", function()
     assert.is_nil(next(factory.protocols))
   end)
 
+  it("has each() of the wrapped factory leave out those whose header is to come", function()
+    local inner = recording()
+    local factory = haproxy.HAProxyWrappingFactory:new(inner)
+    local made = {}
+    for i = 1, 8 do
+      local wrapper = factory:buildProtocol(PEER)
+      wrapper:makeConnection(newFake())
+      if i % 2 == 0 then
+        wrapper:dataReceived "PROXY UNKNOWN\r\n"
+        made[wrapper.wrappedProtocol] = true
+      end
+    end
+    local found = {}
+    for one in inner:each() do
+      found[one] = true
+    end
+    assert.same(made, found)
+    assert.equal(8, inner:connectionCount())
+  end)
+
+  it("fails the connection where an override raises at the end of the time", function()
+    local clock = task.Clock:new()
+    local factory = haproxy.HAProxyWrappingFactory { clock = clock }:new((recording()))
+    factory.protocol = haproxy.HAProxyProtocolWrapper {
+      headerRefused = function()
+        error "refused badly"
+      end,
+    }
+    local wrapper, transport = factory:buildProtocol(PEER), newFake()
+    function transport:fail(text)
+      self.failed = text
+    end
+    wrapper:makeConnection(transport)
+    clock:advance(10)
+    assert.matches("refused badly", transport.failed)
+  end)
+
   it("lets an error of buildProtocol and of connectionMade up, and delivers nothing then", function()
     local log = {}
     local function fail()
