@@ -8,6 +8,7 @@ local inet = require "skald.inet"
 local protocol = require "skald.protocol"
 local proxyheader = require "skald.proxyheader"
 local task = require "skald.task"
+local wrapping = require "skald.wrapping"
 
 local SIGNATURE = "\13\10\13\10\0\13\10\81\85\73\84\10"
 local OWN, PEER = address.inet("TCP", "127.0.0.1", 80), address.inet("TCP", "127.0.0.9", 4000)
@@ -295,6 +296,27 @@ describe("HAProxyWrappingFactory", function()
     wrapper:dataReceived "more"
     wrapper:connectionLost "why"
     assert.is_nil(next(factory.protocols))
+  end)
+
+  it("stands around other wrappers, and within them", function()
+    for _, order in ipairs { "outside", "inside" } do
+      local inner, log = recording {
+        readConnectionLost = function() end,
+      }
+      local factory
+      if order == "outside" then
+        factory = haproxy.HAProxyWrappingFactory:new(wrapping.WrappingFactory:new(inner))
+      else
+        factory = wrapping.WrappingFactory:new(haproxy.HAProxyWrappingFactory:new(inner))
+      end
+      local outer = factory:buildProtocol(PEER)
+      outer:makeConnection(newFake())
+      assert.is_nil(outer.readConnectionLost)
+      outer:dataReceived "PROXY TCP4 1.1.1.1 2.2.2.2 1 2\r\nGET /"
+      assert.is_function(outer.readConnectionLost)
+      outer:connectionLost "why"
+      assert.same({ "build tcp:1.1.1.1:1", "made tcp:1.1.1.1:1 tcp:2.2.2.2:2", "lost why", data = "GET /" }, log)
+    end
   end)
 
   it("has each() of the wrapped factory leave out those whose header is to come", function()
