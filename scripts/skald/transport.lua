@@ -14,6 +14,7 @@ local REFER = 4096
 --- running one returns, but a producer's.
 ---@class Transport
 ---@field disconnecting boolean true after loseConnection and abortConnection
+---@field tlvs table<integer, string>? of a PROXY header, the first value of each type
 local Transport = { disconnecting = false }
 Transport.__index = Transport
 
