@@ -270,20 +270,6 @@ function endpoints.parseServer(s)
   return result, message
 end
 
---- The socket of a server endpoint: of `haproxy:` the one within, with `proxied` set.
----@param endpoint table as parseServer gives it
----@return table
-function endpoints.socketOf(endpoint)
-  if not endpoint.inner then
-    return endpoint
-  end
-  local socket = { proxied = true }
-  for key, value in pairs(endpoint.inner) do
-    socket[key] = value
-  end
-  return socket
-end
-
 --- What a client endpoint string says: `tcp:HOST:PORT:timeout=30:bindAddress=IP`, `unix:PATH`.
 ---@param s string
 ---@return table? endpoint `{ type, host, port, path, timeout, bindAddress }`; timeout in seconds, 30 where
@@ -312,7 +298,7 @@ function Server:listen(factory)
   local text, endpoint = self.text, self.endpoint
   require("skald.roster").need("listen", factory)
   return require("skald.deferred").maybeDeferred(function()
-    local port, message, code = require("skald.program").listen(factory, endpoints.socketOf(endpoint))
+    local port, message, code = require("skald.program").listen(factory, require("skald.ports").socketOf(endpoint))
     return port or error({ message = ("%s: %s"):format(text, message), code = code }, 0)
   end)
 end

@@ -9,9 +9,6 @@ local ProtocolWrapper = wrapping.ProtocolWrapper
 
 local haproxy = {}
 
---- Seconds that a header may take, where a factory does not say `headerTimeout`.
-haproxy.TIMEOUT = 10
-
 -- --- the receiving side -----------------------------------------------------------------------
 
 --- Reads the header of a connection, and then stands between the transport and the protocol that the
@@ -22,17 +19,10 @@ haproxy.TIMEOUT = 10
 ---@field tlvs table<integer, string>? of version 2, by their types
 local HAProxyProtocolWrapper = ProtocolWrapper {}
 
---- The clock that a factory's headers are timed by. Outside the host there is none, unless one is set.
----@param factory Factory
----@return table?
-function haproxy.clockOf(factory)
-  return factory.clock or package.loaded["skald.core"] and require "skald.reactor" or nil
-end
-
 --- The time for the header begins.
 function HAProxyProtocolWrapper:connectionMade()
   local factory = self.factory
-  local clock = haproxy.clockOf(factory)
+  local clock = proxyheader.clockOf(factory)
   self._reader = proxyheader.reader(factory.maxHeader)
   self._timer = clock and clock:callLater(factory.headerTimeout, wrapping.guarded, self, self, "_late")
 end
@@ -150,7 +140,7 @@ end
 
 --- Has what comes from now on go to a sink, and what came with the header before it.
 ---@param sink Transport
----@return Deferred of the number of bytes
+---@return Deferred d of the number of bytes, as of any transport
 function HAProxyProtocolWrapper:pipe(sink)
   return (self._held or self.transport):pipe(sink)
 end
@@ -170,14 +160,15 @@ end
 haproxy.HAProxyProtocolWrapper = HAProxyProtocolWrapper
 
 --- Takes connections that begin with a header; the wrapped factory sees the addresses in it. Inside the
---- host an endpoint `haproxy:tcp:80` does the same, without a wrapper.
+--- host an endpoint `haproxy:tcp:80` does the same, without a wrapper; a factory that listens there may
+--- have these three fields, too.
 ---@class HAProxyWrappingFactory: WrappingFactory
 ---@field headerTimeout number seconds that a header may take: 10
 ---@field maxHeader integer bytes of the longest header: 65551, as many as can be written down
 ---@field clock table? by default the reactor
 local HAProxyWrappingFactory = wrapping.WrappingFactory {
   protocol = HAProxyProtocolWrapper,
-  headerTimeout = haproxy.TIMEOUT,
+  headerTimeout = proxyheader.TIMEOUT,
   maxHeader = proxyheader.LARGEST,
 }
 
@@ -192,12 +183,11 @@ haproxy.HAProxyWrappingFactory = HAProxyWrappingFactory
 
 -- --- the sending side -------------------------------------------------------------------------
 
---- The bytes of a header: `{ version = 1 or 2, source, destination, command = "PROXY", tlvs, checksum }`.
---- What its version cannot tell (a datagram in version 1, two addresses of different types, none) it
---- tells as unknown.
----@param fields { version: 1|2, source: Address?, destination: Address?, command: "PROXY"|"LOCAL"?,
----tlvs: table<integer, string>?, checksum: boolean? }
----@return string
+--- The bytes of a header. What its version cannot tell (a datagram in version 1, two addresses of
+--- different types, none) it tells as unknown.
+---@param fields table `version` 1 or 2; `source` and `destination`, addresses; `command`, "PROXY" unless
+---it is "LOCAL"; of version 2 also `tlvs`, strings by their types, and `checksum`, true: with one
+---@return string bytes
 function haproxy.header(fields)
   local problem = proxyheader.problem(fields)
   if problem then
@@ -208,8 +198,8 @@ end
 
 --- The header that tells the next server who is connected here, and to what.
 ---@param transport Transport
----@param version? 1|2 1 unless given
----@return string
+---@param version? integer 1 or 2 of the protocol; 1 unless given
+---@return string bytes
 function haproxy.forTransport(transport, version)
   version = version or 1
   if version ~= 1 and version ~= 2 then
@@ -255,7 +245,7 @@ end
 
 --- The header of a connection. To be overridden where each has another.
 ---@param wrapper HAProxyClientWrapper
----@return string
+---@return string bytes
 function HAProxyClientFactory:headerFor(wrapper)
   local fields = self.header
   if fields.source or fields.destination or fields.command == "LOCAL" then

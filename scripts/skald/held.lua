@@ -91,7 +91,7 @@ end
 
 --- Has what is held go to a sink, and then what comes.
 ---@param sink Transport
----@return Deferred of the number of bytes
+---@return Deferred d of the number of bytes
 function Held:pipe(sink)
   local through = self.inner:pipe(sink) -- raises where that is no sink; brings nothing before we return
   local bytes = self:take()

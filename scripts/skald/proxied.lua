@@ -2,7 +2,6 @@
 -- then on the protocol has the connection's own transport, which knows the addresses of the header.
 
 local dispatch = require "skald.dispatch"
-local haproxy = require "skald.haproxy"
 local held = require "skald.held"
 local log = require "skald.log"
 local proxyheader = require "skald.proxyheader"
@@ -38,7 +37,7 @@ function proxied.new(place, factory, carrier, introduce)
     reader = proxyheader.reader(factory.maxHeader),
     timer = nil,
   }, Proxied)
-  self.timer = haproxy.clockOf(factory):callLater(factory.headerTimeout or haproxy.TIMEOUT, late, self)
+  self.timer = proxyheader.clockOf(factory):callLater(factory.headerTimeout or proxyheader.TIMEOUT, late, self)
   return self
 end
 

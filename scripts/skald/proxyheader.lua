@@ -19,6 +19,16 @@ local JOIN = 256 -- pieces that wait before they become one
 --- The longest header that can be written down.
 header.LARGEST = FIXED + 65535
 
+--- Seconds that one may take, where a factory does not say `headerTimeout`.
+header.TIMEOUT = 10
+
+--- The clock that a factory's headers are timed by. Outside the host there is none, unless one is set.
+---@param factory Factory
+---@return table?
+function header.clockOf(factory)
+  return factory.clock or package.loaded["skald.core"] and require "skald.reactor" or nil
+end
+
 ---@class ProxyHeader
 ---@field version 1|2
 ---@field command "PROXY"|"LOCAL"
