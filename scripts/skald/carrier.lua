@@ -21,6 +21,7 @@ local READ_SIZE = 65536 -- the most that dataReceived gets
 ---@field queue Conduit what was written, and is not sent
 ---@field window number so many bytes may be sent that the peer has not read
 ---@field within integer callbacks that are running
+---@field moves integer how often anything has moved
 ---@field errors table[] what callbacks raised
 ---@field how false|"closing"|"dropping"|"reset"|"broken" it ends
 ---@field lost boolean it has
@@ -29,7 +30,7 @@ local Carrier = class.root "Carrier"
 function Carrier:init(transport, window, bounds)
   self.transport, self.window, self.bounds = transport, window, bounds
   self.input, self.output, self.queue = Conduit:new(), Conduit:new(), Conduit:new()
-  self.errors, self.within, self.sent = {}, 0, 0
+  self.errors, self.within, self.sent, self.moves = {}, 0, 0, 0
   self.marks, self.due = {}, {} -- Deferreds of bytes in the queue, and those that may fire
   self.reading, self.lost, self.ended = true, false, false
   self.how, self.finWanted, self.finSent = false, false, false
@@ -128,7 +129,7 @@ function Carrier:lose()
   local transport, why = self.transport, makeReason(self)
   self.queue:clear()
   self.output.ending = (self.how == "reset" or self.how == "broken") and "reset" or "fin"
-  self.lost = true
+  self.lost, self.moves = true, self.moves + 1
   transport.disconnecting, transport.disconnected = true, true
   if self.onLost then
     self.onLost(self)
@@ -144,7 +145,7 @@ function Carrier:lose()
 end
 
 local function finishWriting(self)
-  self.finSent = true
+  self.finSent, self.moves = true, self.moves + 1
   self.output.ending = "fin"
   self:call(self.protocol, "writeConnectionLost")
   if self.ended then
@@ -200,6 +201,7 @@ function Carrier:send()
     return
   end
   local data = self.queue:take(room)
+  self.moves = self.moves + (data == "" and 0 or 1)
   self.output:put(data)
   countMarks(self, #data)
 end
@@ -261,10 +263,10 @@ function Carrier:write(data)
   return true
 end
 
--- A producer is resumed from here only. Whether it was.
+-- A producer is resumed from here only.
 local function resumeProducer(self)
   if self.lost or self:isHard() or not self:hasProducer() then
-    return false
+    return
   end
   local ready
   if self.streaming then
@@ -274,7 +276,10 @@ local function resumeProducer(self)
     ready = self.queue.bytes == 0 and not self.asked
     self.asked = self.asked or ready
   end
-  return ready and self:call(self.producer, "resumeProducing")
+  if ready then
+    self.moves = self.moves + 1
+    self:call(self.producer, "resumeProducing")
+  end
 end
 
 -- --- input ------------------------------------------------------------------------------------
@@ -300,49 +305,43 @@ local function deliverEnd(self)
   end
 end
 
--- Nobody reads any more: what comes is dropped, so that the peer is not held up.
-local function discard(self)
-  local any = self.input.bytes > 0
-  self.input:clear()
-  return any
-end
-
-local function writesInto(self)
+local function writes(self)
   return self.queue.bytes > 0 or self:hasProducer() and (self.paused or not self.streaming)
 end
 
--- A piece of the input, or its end. Whether there was one.
+-- A piece of the input, or its end. Where nobody reads any more, what comes is dropped, so that the peer
+-- is not held up; who only writes hears of a reset, too.
 local function read(self, most)
+  local input = self.input
   if self.lost then
-    return discard(self)
-  elseif not wantsInput(self) then
-    -- who only writes hears of a reset, too
-    local breaks = self.input.ending == "reset" and not self:isHard() and writesInto(self)
-    if breaks then
-      deliverEnd(self)
-    end
-    return breaks
-  elseif self.input.bytes > 0 then
+    input:clear()
+  elseif wantsInput(self) and input.bytes > 0 then
     deliver(self, most)
-  elseif self.input.ending then
+  elseif input.ending and (wantsInput(self) or input.ending == "reset" and not self:isHard() and writes(self)) then
     deliverEnd(self)
   else
-    return false
+    return
   end
-  return true
+  self.moves = self.moves + 1
 end
 
---- One turn of the loop: what has come, and a producer that there is room for. Whether there was any.
+local function isMoving(self)
+  return not self.lost or self.input.bytes > 0
+end
+
+--- One turn of the loop: what has come, and a producer that there is room for. Whether anything moved.
 ---@param most number of bytes that are read at once
 ---@return boolean
 function Carrier:turn(most)
+  local before = self.moves
   self:settle()
-  local before = self.queue.bytes
-  local any = read(self, most)
-  self:settle()
-  local resumed = resumeProducer(self)
-  self:settle()
-  return any or resumed or self.queue.bytes < before
+  if isMoving(self) then
+    read(self, most)
+    self:settle()
+    resumeProducer(self)
+    self:settle()
+  end
+  return self.moves > before
 end
 
 return Carrier

@@ -1,5 +1,7 @@
 -- skald.testing: what tests of protocols need, inside the host and outside. Pure.
 
+local protocol = require "skald.protocol"
+local pump = require "skald.pump"
 local stringtransport = require "skald.stringtransport"
 
 local testing = {
@@ -9,7 +11,29 @@ local testing = {
   finish = stringtransport.finish,
   lose = stringtransport.lose,
   turn = stringtransport.turn,
+  connect = pump.connect,
 }
+
+--- Keeps what comes: for the other side of what is tested.
+---@class AccumulatingProtocol: Protocol
+---@field made boolean connectionMade was called
+---@field data string all that came
+---@field reason Reason? of connectionLost
+local AccumulatingProtocol = protocol.Protocol { made = false, data = "" }
+
+function AccumulatingProtocol:connectionMade()
+  self.made = true
+end
+
+function AccumulatingProtocol:dataReceived(data)
+  self.data = self.data .. data
+end
+
+function AccumulatingProtocol:connectionLost(reason)
+  self.reason = reason
+end
+
+testing.AccumulatingProtocol = AccumulatingProtocol
 
 --- Cuts a string into pieces.
 ---@param bytes string
