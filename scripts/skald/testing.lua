@@ -1,5 +1,6 @@
 -- skald.testing: what tests of protocols need, inside the host and outside. Pure.
 
+local cuts = require "skald.cuts"
 local protocol = require "skald.protocol"
 local pump = require "skald.pump"
 local stringtransport = require "skald.stringtransport"
@@ -12,6 +13,8 @@ local testing = {
   lose = stringtransport.lose,
   turn = stringtransport.turn,
   connect = pump.connect,
+  chunks = cuts.chunks,
+  everyCut = cuts.everyCut,
 }
 
 --- Keeps what comes: for the other side of what is tested.
@@ -34,22 +37,5 @@ function AccumulatingProtocol:connectionLost(reason)
 end
 
 testing.AccumulatingProtocol = AccumulatingProtocol
-
---- Cuts a string into pieces.
----@param bytes string
----@param n integer bytes of each piece; the last one may be shorter
----@return string[]
-function testing.chunks(bytes, n)
-  if type(bytes) ~= "string" then
-    error(("chunks takes a string, not a %s"):format(type(bytes)), 2)
-  elseif type(n) ~= "number" or n < 1 or n % 1 ~= 0 then
-    error(("chunks takes a number of bytes from 1, not %s"):format(tostring(n)), 2)
-  end
-  local pieces = {}
-  for at = 1, #bytes, n do
-    pieces[#pieces + 1] = bytes:sub(at, at + n - 1)
-  end
-  return pieces
-end
 
 return testing
