@@ -5,3 +5,6 @@ exclude_files = { "scripts/meta" }
 files["tests/**/*_spec.lua"].std = "luajit+busted"
 files["scripts/templates/*_spec.lua"].std = "luajit+busted"
 files["tests/**/*_spec.lua"].max_line_length = 132
+-- Specs that several spec files describe.
+files["tests/support/carriers.lua"].std = "luajit+busted"
+files["tests/support/carriers.lua"].max_line_length = 132

@@ -77,6 +77,52 @@ function Carrier:call(object, name, ...)
   return true
 end
 
+-- The protocol that a factory makes; nil where it refuses, or fails.
+local function build(self, factory)
+  local ok, made = xpcall(factory.buildProtocol, noted, factory, self.transport:getPeer())
+  if not ok then
+    table.insert(self.errors, made)
+    return nil
+  elseif made and made.factory == nil then
+    made.factory = factory
+  end
+  return made
+end
+
+local function isFactory(value)
+  local methods = class.of(value)
+  return methods and class.derives(methods, protocol.Factory)
+end
+
+local function connect(made, transport)
+  local f = made.makeConnection or protocol.Protocol.makeConnection
+  f(made, transport)
+end
+
+--- Connects a protocol, or the one that a factory makes, as the host does. Where there is none the peer
+--- sees a clean close.
+---@param given Protocol|Factory
+---@return Protocol?
+function Carrier:join(given)
+  if isFactory(given) then
+    given = build(self, given)
+  end
+  if given == nil then
+    self.lost, self.output.ending = true, "fin"
+    self.transport.disconnecting, self.transport.disconnected = true, true
+    return nil
+  end
+  self.protocol = given
+  if self.onJoin then
+    self.onJoin(self)
+  end
+  local function call()
+    connect(given, self.transport)
+  end
+  self:call({ connect = call }, "connect")
+  return given
+end
+
 -- --- the end ----------------------------------------------------------------------------------
 
 --- It is to end. The first reason stands, unless an orderly end turns into a hard one, or the host ends
@@ -295,7 +341,7 @@ end
 
 local function deliverEnd(self)
   if self.input.ending == "reset" then
-    self:finish("broken", "lost", "peer", "ECONNRESET", "connection reset by peer")
+    self:finish("broken", "lost", "peer", "ECONNRESET", "Connection reset by peer")
     return
   end
   self.ended = true

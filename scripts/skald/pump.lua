@@ -1,8 +1,6 @@
 -- Two protocols and the network between them, which moves when it is told to. Pure.
 
 local class = require "skald.class"
-local failure = require "skald.failure"
-local protocol = require "skald.protocol"
 local stringtransport = require "skald.stringtransport"
 
 local WINDOW = 65536 -- bytes on their way in one direction
@@ -24,11 +22,6 @@ end
 ---@field cut integer|fun(): integer the most bytes of a piece; may be changed
 local Pump = class.root "Pump"
 
-local function isFactory(value)
-  local methods = class.of(value)
-  return methods and class.derives(methods, protocol.Factory)
-end
-
 local function makeSide(pump, options, other)
   local transport = Side:new(options)
   local carrier = transport.carrier
@@ -37,45 +30,6 @@ local function makeSide(pump, options, other)
     carrier.input, other.input = other.output, carrier.output
   end
   return carrier
-end
-
-local function noted(problem)
-  return { raised = problem, text = failure.handler(problem).traceback }
-end
-
--- Nobody is there: the other side sees a clean close.
-local function refuse(carrier)
-  carrier.lost, carrier.output.ending = true, "fin"
-end
-
--- The protocol of a side: what was given, or what the factory given makes.
-local function build(pump, carrier, given)
-  if not isFactory(given) then
-    return given
-  end
-  local ok, made = xpcall(given.buildProtocol, noted, given, carrier.transport:getPeer())
-  if not ok then
-    table.insert(pump.errors, made)
-    return nil
-  elseif made and made.factory == nil then
-    made.factory = given
-  end
-  return made
-end
-
---- Gives a side its protocol, and connects that.
----@param carrier Carrier
----@param made Protocol? nil refuses
----@return Protocol?
-local function join(carrier, made)
-  if made == nil then
-    refuse(carrier)
-    return nil
-  end
-  carrier.protocol = made
-  local connect = made.makeConnection or protocol.Protocol.makeConnection
-  carrier:call({ connect = function(_, transport) connect(made, transport) end }, "connect", carrier.transport)
-  return made
 end
 
 function Pump:init(options)
@@ -91,9 +45,8 @@ end
 ---@param server Protocol|Factory
 ---@param client Protocol|Factory
 function Pump:join(server, client)
-  local here, there = self.sides[1], self.sides[2]
-  self.server = join(here, build(self, here, server))
-  self.client = join(there, build(self, there, client))
+  self.server = self.sides[1]:join(server)
+  self.client = self.sides[2]:join(client)
 end
 
 -- What callbacks have raised.
@@ -152,7 +105,7 @@ end
 function Pump:reset()
   for _, carrier in ipairs(self.sides) do
     carrier.input:clear()
-    carrier:finish("broken", "lost", "peer", "ECONNRESET", "connection reset by peer")
+    carrier:finish("broken", "lost", "peer", "ECONNRESET", "Connection reset by peer")
   end
 end
 

@@ -253,7 +253,7 @@ end
 
 local function whileOpen(self, name, on)
   if self.carrier.lost then
-    return nil, "transport endpoint is not connected", "ENOTCONN"
+    return nil, "Transport endpoint is not connected", "ENOTCONN"
   end
   self[name] = on and true or false
   return true
@@ -332,6 +332,27 @@ local function run(carrier)
   stringtransport.raise(carrier.errors)
 end
 
+--- Connects a protocol to a StringTransport as the host does; of a factory, the one that it makes. What
+--- connectionMade raises ends the connection, and comes out of here.
+---@param given Protocol|Factory
+---@param transport StringTransport? a new one where there is none
+---@return Protocol? made nil where the factory refuses
+---@return StringTransport transport
+function stringtransport.attach(given, transport)
+  transport = transport or StringTransport:new()
+  if type(given) ~= "table" or class.is(given) then
+    error(("attach takes a protocol or a factory: an instance, not a %s"):format(
+      class.is(given) and "class" or type(given)), 2)
+  elseif type(transport) ~= "table" or not transport.carrier then
+    error("attach takes a StringTransport", 2)
+  end
+  local carrier = transport.carrier
+  local made = carrier:join(given)
+  carrier:settle()
+  stringtransport.raise(carrier.errors)
+  return made, transport
+end
+
 --- The peer sends bytes: the protocol gets them as from the host, in pieces of at most `n` bytes. While
 --- its transport is paused they wait; once it closes they are dropped. What a callback raises ends the
 --- connection, and comes out of here.
@@ -371,7 +392,7 @@ end
 
 local endings = {
   done = { "closing", "peer" },
-  lost = { "broken", "peer", "ECONNRESET", "connection reset by peer" },
+  lost = { "broken", "peer", "ECONNRESET", "Connection reset by peer" },
   aborted = { "reset", "local" },
   timeout = { "reset", "host" },
   limit = { "reset", "host" },

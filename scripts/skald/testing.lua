@@ -8,6 +8,7 @@ local stringtransport = require "skald.stringtransport"
 local testing = {
   StringTransport = stringtransport.StringTransport,
   Clock = require "skald.clock",
+  attach = stringtransport.attach,
   feed = stringtransport.feed,
   finish = stringtransport.finish,
   lose = stringtransport.lose,
