@@ -1,9 +1,9 @@
 -- The reactor: what a script asks of the loop. Its functions are called with a dot, and work with a
 -- colon too.
 
+local asked = require "skald.asked"
 local core = require "skald.core"
 local program = require "skald.program"
-local roster = require "skald.roster"
 local timers = require "skald.timers"
 
 local C, pointer = core.C, core.pointer
@@ -20,9 +20,8 @@ local function plain(f)
   end
 end
 
--- Options come as strings, and a string of digits looks like a number.
-local function shown(value)
-  return type(value) == "string" and ("the string '%s': tonumber makes a number of it"):format(value) or tostring(value)
+local function isAddress(text)
+  return C.skald_is_address(text)
 end
 
 reactor.callLater = timers.later
@@ -31,34 +30,15 @@ reactor.callLater = timers.later
 ---@param f function
 ---@param ... any
 function reactor.callWhenRunning(f, ...)
-  if type(f) ~= "function" then
-    error(("callWhenRunning takes a function, not a %s"):format(type(f)), 2)
-  end
+  asked.callWhenRunning(f)
   program.whenRunning(f, ...)
 end
 
 --- Stops the host in order.
 ---@param status integer? what the program exits with (0)
 function reactor.stop(status)
-  if status ~= nil and (type(status) ~= "number" or status % 1 ~= 0 or status < 0 or status > 255) then
-    error(("stop takes an exit status from 0 to 255, not %s"):format(tostring(status)), 2)
-  end
+  asked.stop(status)
   program.stop(status)
-end
-
-local function options(name, given, known)
-  if given ~= nil and type(given) ~= "table" then
-    error(("%s takes its options as a table, not a %s"):format(name, type(given)), 3)
-  end
-  for key, value in pairs(given or {}) do
-    if not known[key] then
-      error(("%s knows no option '%s'"):format(name, tostring(key)), 3)
-    end
-    if known[key] ~= "any" and type(value) ~= known[key] then
-      error(("%s: %s takes a %s, not a %s"):format(name, key, known[key], type(value)), 3)
-    end
-  end
-  return given or {}
 end
 
 --- Listens on a TCP port: binds now, accepts once the host runs.
@@ -70,21 +50,7 @@ end
 ---@return string? message
 ---@return string? code of the system, such as EADDRINUSE
 function reactor.listenTCP(port, factory, opts)
-  if type(port) ~= "number" or port % 1 ~= 0 or port < 0 or port > 65535 then
-    error(("listenTCP takes a port from 0 to 65535, not %s"):format(shown(port)), 2)
-  end
-  roster.need("listenTCP", factory)
-  opts = options("listenTCP", opts, { interface = "string", backlog = "number" })
-  local host = opts.interface
-  if host and not C.skald_is_address(host) then
-    error(("listenTCP: '%s' is no IP address"):format(host), 2)
-  end
-  return program.listen(factory, {
-    type = "tcp",
-    port = port,
-    interface = host,
-    backlog = opts.backlog,
-  })
+  return program.listen(factory, asked.listenTCP(port, factory, opts, isAddress))
 end
 
 --- Listens on a Unix socket.
@@ -95,40 +61,7 @@ end
 ---@return string? message
 ---@return string? code of the system, such as EADDRINUSE
 function reactor.listenUNIX(path, factory, opts)
-  if type(path) ~= "string" or path == "" then
-    error("listenUNIX takes a path", 2)
-  end
-  roster.need("listenUNIX", factory)
-  opts = options("listenUNIX", opts, { mode = "number", backlog = "number" })
-  return program.listen(factory, {
-    type = "unix",
-    path = path,
-    mode = opts.mode,
-    backlog = opts.backlog,
-  })
-end
-
-local function timeoutOf(name, opts)
-  local timeout = opts.timeout
-  if timeout ~= nil and not (timeout > 0 and timeout < math.huge) then
-    error(("%s: timeout is a number of seconds, not %s"):format(name, tostring(timeout)), 3)
-  end
-  return timeout
-end
-
--- Where a connection is to come from: "ip", or { "ip", port }.
-local function bindAddressOf(name, opts)
-  local given = opts.bindAddress
-  local from = type(given) == "string" and { given, 0 } or given
-  if from == nil then
-    return nil
-  end
-  local port = type(from) == "table" and (from[2] or 0)
-  local isPort = type(port) == "number" and port % 1 == 0 and port >= 0 and port <= 65535
-  if not isPort or type(from[1]) ~= "string" or not C.skald_is_address(from[1]) then
-    error(('%s: bindAddress is "IP" or { "IP", port }'):format(name), 3)
-  end
-  return { from[1], port }
+  return program.listen(factory, asked.listenUNIX(path, factory, opts))
 end
 
 --- Connects to a TCP port. What comes of it the factory hears.
@@ -139,21 +72,7 @@ end
 ---and connecting together; bindAddress: the IP address to come from, or { "ip", port }
 ---@return Connector
 function reactor.connectTCP(host, port, factory, opts)
-  if type(host) ~= "string" or host == "" then
-    error("connectTCP takes a host", 2)
-  end
-  if type(port) ~= "number" or port % 1 ~= 0 or port < 1 or port > 65535 then
-    error(("connectTCP takes a port from 1 to 65535, not %s"):format(shown(port)), 2)
-  end
-  roster.need("connectTCP", factory)
-  opts = options("connectTCP", opts, { timeout = "number", bindAddress = "any" })
-  return program.connect(factory, {
-    type = "tcp",
-    host = host,
-    port = port,
-    timeout = timeoutOf("connectTCP", opts),
-    bindAddress = bindAddressOf("connectTCP", opts),
-  })
+  return program.connect(factory, asked.connectTCP(host, port, factory, opts, isAddress))
 end
 
 --- Connects to a Unix socket. What comes of it the factory hears.
@@ -162,12 +81,7 @@ end
 ---@param opts? { timeout: number? } seconds (30)
 ---@return Connector
 function reactor.connectUNIX(path, factory, opts)
-  if type(path) ~= "string" or path == "" then
-    error("connectUNIX takes a path", 2)
-  end
-  roster.need("connectUNIX", factory)
-  opts = options("connectUNIX", opts, { timeout = "number" })
-  return program.connect(factory, { type = "unix", path = path, timeout = timeoutOf("connectUNIX", opts) })
+  return program.connect(factory, asked.connectUNIX(path, factory, opts))
 end
 
 -- What Twisted gives: IPv4 where there is any.
@@ -185,13 +99,7 @@ end
 ---@param opts? { timeout: number? } seconds (15)
 ---@return Deferred d of one address as a string, IPv4 where there is any; fails with a DNSLookupError
 function reactor.resolve(name, opts)
-  if type(name) ~= "string" then
-    error(("resolve takes a name, not a %s"):format(type(name)), 2)
-  end
-  opts = options("resolve", opts, { timeout = "number" })
-  if opts.timeout and not (opts.timeout >= 0 and opts.timeout < math.huge) then
-    error(("resolve: timeout is a number of seconds, not %s"):format(tostring(opts.timeout)), 2)
-  end
+  opts = asked.resolve(name, opts)
   return require("skald.resolver").resolve(name, opts):addCallback(preferred)
 end
 

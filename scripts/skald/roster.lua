@@ -1,8 +1,8 @@
 -- The living factories: their groups, their bounds, and how much of each is up: the first listener or
 -- connector starts a factory, the last one stops it.
 
-local class = require "skald.class"
 local core = require "skald.core"
+local definition = require "skald.definition"
 local dispatch = require "skald.dispatch"
 local log = require "skald.log"
 local owner = require "skald.owner"
@@ -81,35 +81,9 @@ function roster.groupOf(factory)
   return group
 end
 
---- The living factory behind what running code gave: an instance, a class, or a plain definition.
----@param definition table
----@return Factory
-function roster.factoryOf(definition)
-  local alias = getmetatable(definition)
-  if type(alias) == "table" and rawget(alias, "livingFactory") then
-    return alias.livingFactory
-  end
-  if class.of(definition) then
-    return definition
-  end
-  if not class.is(definition) then
-    class.adopt(definition, protocol.Factory)
-  end
-  return definition:new()
-end
-
---- What is wrong with the bounds of a definition, or nil.
----@param definition table
----@return string?
-function roster.problem(definition)
-  for _, name in ipairs(protocol.bounds) do
-    local problem = definition[name] ~= nil and protocol.boundProblem(name, definition[name])
-    if problem then
-      return problem
-    end
-  end
-  return nil
-end
+roster.factoryOf = definition.factoryOf
+roster.problem = definition.problem
+roster.need = definition.need
 
 --- The factory that goes on for one, after a reload: itself, as a rule.
 ---@param factory Factory
@@ -138,25 +112,6 @@ local function finish(who)
   who:finish()
   for listener in pairs(who.listeners) do
     listener:close()
-  end
-end
-
---- Raises where a value is no factory that could serve.
----@param name string who takes it
----@param factory any
----@param level integer? of the one to blame; 2 is the caller of the caller
-function roster.need(name, factory, level)
-  level = (level or 2) + 1
-  if type(factory) ~= "table" then
-    error(("%s takes a factory, not a %s"):format(name, type(factory)), level)
-  end
-  local methods = class.is(factory) and factory or class.of(factory)
-  if methods and not class.derives(methods, protocol.Factory) then
-    error(("%s takes a factory, not a protocol"):format(name), level)
-  end
-  local problem = roster.problem(factory)
-  if problem then
-    error(("%s: %s"):format(name, problem), level)
   end
 end
 

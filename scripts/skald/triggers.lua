@@ -1,5 +1,6 @@
 -- What scripts asked to be called when the host starts and stops.
 
+local asked = require "skald.asked"
 local core = require "skald.core"
 local deferred = require "skald.deferred"
 local gather = require "skald.gather"
@@ -8,8 +9,6 @@ local owner = require "skald.owner"
 
 local triggers = {}
 
-local events = { startup = true, shutdown = true }
-local phases = { before = true, during = true, after = true }
 local list = {} -- in the order of their coming
 
 --- What addSystemEventTrigger gives: removeSystemEventTrigger takes it.
@@ -24,13 +23,7 @@ Trigger.__index = Trigger
 ---@param ... any
 ---@return Trigger trigger to take it back with
 function triggers.add(phase, event, f, ...)
-  if not phases[phase] then
-    error(("addSystemEventTrigger: a phase is before, during or after, not %s"):format(tostring(phase)), 3)
-  elseif not events[event] then
-    error(("addSystemEventTrigger: an event is startup or shutdown, not %s"):format(tostring(event)), 3)
-  elseif type(f) ~= "function" then
-    error(("addSystemEventTrigger takes a function, not a %s"):format(type(f)), 3)
-  end
+  asked.trigger(phase, event, f)
   local who = owner.current
   local trigger = setmetatable({ phase = phase, event = event, f = f, n = select("#", ...), ... }, Trigger)
   if who and who.ended then

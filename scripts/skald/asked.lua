@@ -1,0 +1,176 @@
+-- What the reactor's functions are given: checked, and made an endpoint. Pure, so that the reactor of
+-- skald.testing takes and refuses what the real one does. All of it raises at the line that called the
+-- reactor: these functions are called by that one's own.
+
+local definition = require "skald.definition"
+
+local asked = {}
+
+-- Options come as strings, and a string of digits looks like a number.
+local function shown(value)
+  return type(value) == "string" and ("the string '%s': tonumber makes a number of it"):format(value) or tostring(value)
+end
+
+local LEVEL = 4 -- of who called the reactor, in what a function of this module calls
+
+local function options(name, given, known)
+  if given ~= nil and type(given) ~= "table" then
+    error(("%s takes its options as a table, not a %s"):format(name, type(given)), LEVEL)
+  end
+  for key, value in pairs(given or {}) do
+    if not known[key] then
+      error(("%s knows no option '%s'"):format(name, tostring(key)), LEVEL)
+    end
+    if known[key] ~= "any" and type(value) ~= known[key] then
+      error(("%s: %s takes a %s, not a %s"):format(name, key, known[key], type(value)), LEVEL)
+    end
+  end
+  return given or {}
+end
+
+local function timeoutOf(name, opts)
+  local timeout = opts.timeout
+  if timeout ~= nil and not (timeout > 0 and timeout < math.huge) then
+    error(("%s: timeout is a number of seconds, not %s"):format(name, tostring(timeout)), LEVEL)
+  end
+  return timeout
+end
+
+-- Where a connection is to come from: "ip", or { "ip", port }.
+local function bindAddressOf(name, opts, isAddress)
+  local given = opts.bindAddress
+  local from = type(given) == "string" and { given, 0 } or given
+  if from == nil then
+    return nil
+  end
+  local port = type(from) == "table" and (from[2] or 0)
+  local isPort = type(port) == "number" and port % 1 == 0 and port >= 0 and port <= 65535
+  if not isPort or type(from[1]) ~= "string" or not isAddress(from[1]) then
+    error(('%s: bindAddress is "IP" or { "IP", port }'):format(name), LEVEL)
+  end
+  return { from[1], port }
+end
+
+local function needPort(name, port, least)
+  if type(port) ~= "number" or port % 1 ~= 0 or port < least or port > 65535 then
+    error(("%s takes a port from %d to 65535, not %s"):format(name, least, shown(port)), LEVEL)
+  end
+end
+
+local function needText(name, what, value)
+  if type(value) ~= "string" or value == "" then
+    error(("%s takes a %s"):format(name, what), LEVEL)
+  end
+end
+
+--- What listenTCP was given.
+---@param port any
+---@param factory any
+---@param opts any
+---@param isAddress fun(text: string): boolean
+---@return table endpoint as endpoints.parseServer gives it
+function asked.listenTCP(port, factory, opts, isAddress)
+  needPort("listenTCP", port, 0)
+  definition.need("listenTCP", factory, 3)
+  opts = options("listenTCP", opts, { interface = "string", backlog = "number" })
+  local host = opts.interface
+  if host and not isAddress(host) then
+    error(("listenTCP: '%s' is no IP address"):format(host), LEVEL - 1)
+  end
+  return { type = "tcp", port = port, interface = host, backlog = opts.backlog }
+end
+
+--- What listenUNIX was given.
+---@param path any
+---@param factory any
+---@param opts any
+---@return table endpoint as endpoints.parseServer gives it
+function asked.listenUNIX(path, factory, opts)
+  needText("listenUNIX", "path", path)
+  definition.need("listenUNIX", factory, 3)
+  opts = options("listenUNIX", opts, { mode = "number", backlog = "number" })
+  return { type = "unix", path = path, mode = opts.mode, backlog = opts.backlog }
+end
+
+--- What connectTCP was given.
+---@param host any
+---@param port any
+---@param factory any
+---@param opts any
+---@param isAddress fun(text: string): boolean
+---@return table endpoint as endpoints.parseClient gives it
+function asked.connectTCP(host, port, factory, opts, isAddress)
+  needText("connectTCP", "host", host)
+  needPort("connectTCP", port, 1)
+  definition.need("connectTCP", factory, 3)
+  opts = options("connectTCP", opts, { timeout = "number", bindAddress = "any" })
+  return {
+    type = "tcp",
+    host = host,
+    port = port,
+    timeout = timeoutOf("connectTCP", opts),
+    bindAddress = bindAddressOf("connectTCP", opts, isAddress),
+  }
+end
+
+--- What connectUNIX was given.
+---@param path any
+---@param factory any
+---@param opts any
+---@return table endpoint as endpoints.parseClient gives it
+function asked.connectUNIX(path, factory, opts)
+  needText("connectUNIX", "path", path)
+  definition.need("connectUNIX", factory, 3)
+  opts = options("connectUNIX", opts, { timeout = "number" })
+  return { type = "unix", path = path, timeout = timeoutOf("connectUNIX", opts) }
+end
+
+--- What resolve was given.
+---@param name any
+---@param opts any
+---@return table opts
+function asked.resolve(name, opts)
+  if type(name) ~= "string" then
+    error(("resolve takes a name, not a %s"):format(type(name)), LEVEL - 1)
+  end
+  opts = options("resolve", opts, { timeout = "number" })
+  if opts.timeout and not (opts.timeout >= 0 and opts.timeout < math.huge) then
+    error(("resolve: timeout is a number of seconds, not %s"):format(tostring(opts.timeout)), LEVEL - 1)
+  end
+  return opts
+end
+
+--- What callWhenRunning was given.
+---@param f any
+function asked.callWhenRunning(f)
+  if type(f) ~= "function" then
+    error(("callWhenRunning takes a function, not a %s"):format(type(f)), LEVEL - 1)
+  end
+end
+
+local events = { startup = true, shutdown = true }
+local phases = { before = true, during = true, after = true }
+
+--- What addSystemEventTrigger was given; its own function calls the one that calls this.
+---@param phase any
+---@param event any
+---@param f any
+function asked.trigger(phase, event, f)
+  if not phases[phase] then
+    error(("addSystemEventTrigger: a phase is before, during or after, not %s"):format(tostring(phase)), LEVEL)
+  elseif not events[event] then
+    error(("addSystemEventTrigger: an event is startup or shutdown, not %s"):format(tostring(event)), LEVEL)
+  elseif type(f) ~= "function" then
+    error(("addSystemEventTrigger takes a function, not a %s"):format(type(f)), LEVEL)
+  end
+end
+
+--- What stop was given.
+---@param status any
+function asked.stop(status)
+  if status ~= nil and (type(status) ~= "number" or status % 1 ~= 0 or status < 0 or status > 255) then
+    error(("stop takes an exit status from 0 to 255, not %s"):format(tostring(status)), LEVEL - 1)
+  end
+end
+
+return asked
