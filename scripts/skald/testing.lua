@@ -3,17 +3,20 @@
 local cuts = require "skald.cuts"
 local protocol = require "skald.protocol"
 local pump = require "skald.pump"
+local scriptfile = require "skald.scriptfile"
 local stringtransport = require "skald.stringtransport"
 
 local testing = {
   StringTransport = stringtransport.StringTransport,
   Clock = require "skald.clock",
+  MemoryReactor = require "skald.memoryreactor",
   attach = stringtransport.attach,
   feed = stringtransport.feed,
   finish = stringtransport.finish,
   lose = stringtransport.lose,
   turn = stringtransport.turn,
   connect = pump.connect,
+  load = scriptfile.load,
   chunks = cuts.chunks,
   everyCut = cuts.everyCut,
 }

@@ -1,0 +1,481 @@
+-- A reactor without a network: it notes what it is asked for, and the test plays the rest of the world. Pure.
+
+local Clock = require "skald.clock"
+local address = require "skald.address"
+local asked = require "skald.asked"
+local class = require "skald.class"
+local deferred = require "skald.deferred"
+local definition = require "skald.definition"
+local memoryconnector = require "skald.memoryconnector"
+local pump = require "skald.pump"
+
+-- --- a factory's connections ------------------------------------------------------------------
+
+-- What the factory's connectionCount and each ask, and its bounds of connections.
+local Group = class.root "MemoryGroup"
+
+function Group:init(factory)
+  self.factory, self.members, self.peers = factory, {}, {}
+end
+
+function Group:count()
+  return #self.members
+end
+
+function Group:each()
+  local members, i = {}, 0
+  for k, made in ipairs(self.members) do
+    members[k] = made
+  end
+  return function()
+    repeat
+      i = i + 1
+    until members[i] == nil or self.peers[members[i]]
+    return members[i]
+  end
+end
+
+-- Bounds are read where they are needed.
+function Group.setBound() end
+
+function Group:add(made, peer)
+  table.insert(self.members, made)
+  self.peers[made] = peer.host or ""
+end
+
+function Group:remove(made)
+  self.peers[made] = nil
+  for i, other in ipairs(self.members) do
+    if rawequal(other, made) then
+      table.remove(self.members, i)
+      return
+    end
+  end
+end
+
+function Group:hasRoom(peer)
+  local most, mostOfPeer = self.factory.maxConnections or 0, self.factory.maxConnectionsPerPeer or 0
+  local count = 0
+  for _, host in pairs(self.peers) do
+    count = count + (host == peer.host and 1 or 0)
+  end
+  return (most == 0 or #self.members < most) and (mostOfPeer == 0 or peer.host == nil or count < mostOfPeer)
+end
+
+local function groupOf(factory)
+  local group = rawget(factory, "_group")
+  if not group then
+    group = Group:new(factory)
+    rawset(factory, "_group", group)
+  end
+  return group
+end
+
+-- Whom a side of a pump counts for, from its protocol's connectionMade to its connectionLost.
+local function count(carrier, factory)
+  local group = groupOf(factory)
+  function carrier.onJoin()
+    group:add(carrier.protocol, carrier.transport:getPeer())
+  end
+  function carrier.onLost()
+    if carrier.protocol then
+      group:remove(carrier.protocol)
+    end
+  end
+end
+
+-- --- ports ------------------------------------------------------------------------------------
+
+--- What listenTCP of a MemoryReactor gives.
+---@class MemoryPort: Port
+---@field factory Factory
+---@field endpoint table as endpoints.parseServer gives it
+---@field listening boolean
+local Port = {}
+Port.__index = Port
+
+--- The address it listens on.
+---@return Address
+function Port:getHost()
+  return self.address
+end
+
+--- Listens no more.
+---@return Deferred of nothing
+function Port:stopListening()
+  if self.listening then
+    self.listening = false
+    self.memory:lower(self.factory)
+  end
+  return deferred.succeed()
+end
+
+-- --- the reactor ------------------------------------------------------------------------------
+
+--- Stands in for the reactor in tests. It is a Clock besides; its functions are called with a dot or a
+--- colon. What it is asked for stands in its lists, in order.
+---@class MemoryReactor: Clock
+---@field tcpServers MemoryPort[]
+---@field unixServers MemoryPort[]
+---@field tcpClients MemoryConnector[]
+---@field unixClients MemoryConnector[]
+---@field lookups table[] `{ name =, deferred = }`: a test fires the Deferred with an address
+---@field triggers table[] `{ phase =, event =, f =, … }`
+---@field pumps Pump[] the connections that `connect` made
+---@field logged table[] `{ level =, text = }`, while it is installed
+---@field running boolean false: callWhenRunning waits for `start`
+---@field stopped boolean stop was called, with `exitStatus`
+local MemoryReactor = Clock {}
+
+local plain = {
+  "callLater", "seconds", "callWhenRunning", "stop", "run", "listenTCP", "listenUNIX", "connectTCP", "connectUNIX",
+  "resolve", "addSystemEventTrigger", "removeSystemEventTrigger",
+}
+
+-- A function that may be called with a dot.
+local function dotted(self, name)
+  self[name] = function(first, ...)
+    local methods = class.of(self)
+    if rawequal(first, self) then
+      return methods[name](self, ...)
+    end
+    return methods[name](self, first, ...)
+  end
+end
+
+--- A reactor that runs, unless `running = false` is given.
+---@param options? { running: boolean? }
+function MemoryReactor:init(options)
+  Clock.init(self)
+  self.tcpServers, self.unixServers, self.tcpClients, self.unixClients = {}, {}, {}, {}
+  self.lookups, self.triggers, self.pumps, self.logged, self.waiting = {}, {}, {}, {}, {}
+  self.ups = {} -- how many ports and connectors of a factory are up
+  self.running = not options or options.running ~= false
+  self.stopped, self.lastPort = false, 49151
+  for _, name in ipairs(plain) do
+    dotted(self, name)
+  end
+end
+
+--- One more of a factory is up: it starts where that is the first.
+function MemoryReactor:raise(factory)
+  self.ups[factory] = (self.ups[factory] or 0) + 1
+  if self.ups[factory] == 1 and factory.startFactory then
+    factory:startFactory()
+  end
+end
+
+--- One of a factory is down: it stops where that was the last.
+function MemoryReactor:lower(factory)
+  self.ups[factory] = self.ups[factory] - 1
+  if self.ups[factory] == 0 and factory.stopFactory then
+    factory:stopFactory()
+  end
+end
+
+function MemoryReactor:callWhenRunning(f, ...)
+  asked.callWhenRunning(f)
+  if self.running then
+    f(...)
+  else
+    table.insert(self.waiting, { f = f, n = select("#", ...), ... })
+  end
+end
+
+--- Runs from now on: fires the triggers of startup, and calls what callWhenRunning was given.
+function MemoryReactor:start()
+  self.running = true
+  self:fire "startup"
+  local waiting = self.waiting
+  self.waiting = {}
+  for _, call in ipairs(waiting) do
+    call.f(unpack(call, 1, call.n))
+  end
+end
+
+--- Notes that it is to stop; `fire "shutdown"` calls the triggers.
+function MemoryReactor:stop(status)
+  asked.stop(status)
+  self.stopped, self.exitStatus = true, status or 0
+end
+
+function MemoryReactor.run() end
+
+local function addTrigger(self, phase, event, f, ...)
+  asked.trigger(phase, event, f)
+  local trigger = { phase = phase, event = event, f = f, n = select("#", ...), ... }
+  table.insert(self.triggers, trigger)
+  return trigger
+end
+
+function MemoryReactor:addSystemEventTrigger(phase, event, f, ...)
+  local trigger = addTrigger(self, phase, event, f, ...) -- no tail call: an error names the caller
+  return trigger
+end
+
+function MemoryReactor:removeSystemEventTrigger(trigger)
+  for i, other in ipairs(self.triggers) do
+    if rawequal(other, trigger) then
+      table.remove(self.triggers, i)
+      return true
+    end
+  end
+  return nil, "no such trigger", "ENOENT"
+end
+
+--- Calls the triggers of an event, of its three phases in their order.
+---@param event "startup"|"shutdown"
+function MemoryReactor:fire(event)
+  for _, phase in ipairs { "before", "during", "after" } do
+    local i = 1
+    while self.triggers[i] do
+      local trigger = self.triggers[i]
+      if trigger.phase == phase and trigger.event == event then
+        table.remove(self.triggers, i)
+        trigger.f(unpack(trigger, 1, trigger.n))
+      else
+        i = i + 1
+      end
+    end
+  end
+end
+
+-- --- what it is asked for ---------------------------------------------------------------------
+
+local function isAddress(text)
+  local parts = { text:match "^(%d+)%.(%d+)%.(%d+)%.(%d+)$" }
+  for i = 1, #parts do
+    if tonumber(parts[i]) > 255 then
+      return false
+    end
+  end
+  return #parts == 4 or text:find "^[%x:.]*:[%x:.]*:[%x:.]*$" ~= nil
+end
+
+local function addressOf(self, endpoint)
+  if endpoint.type == "unix" then
+    return address.unix(endpoint.path)
+  end
+  local number, host = endpoint.port, endpoint.interface or "0.0.0.0"
+  if number == 0 then
+    self.lastPort = self.lastPort + 1
+    number = self.lastPort
+  end
+  return address.inet(host:find(":", 1, true) and "TCP6" or "TCP", host, number)
+end
+
+local function listen(self, given, endpoint)
+  local list = endpoint.type == "unix" and self.unixServers or self.tcpServers
+  local made = setmetatable({ memory = self, endpoint = endpoint, listening = true }, Port)
+  made.address = addressOf(self, endpoint)
+  for _, other in ipairs(list) do
+    if other.listening and other.address == made.address then
+      return nil, "Address already in use", "EADDRINUSE"
+    end
+  end
+  made.factory = definition.factoryOf(given)
+  table.insert(list, made)
+  self:raise(made.factory)
+  return made
+end
+
+local function newConnector(self, given, endpoint)
+  local connector = memoryconnector.new(self, definition.factoryOf(given), endpoint)
+  table.insert(endpoint.type == "unix" and self.unixClients or self.tcpClients, connector)
+  return connector
+end
+
+local function connectLater(self, given, endpoint)
+  local connector = newConnector(self, given, endpoint)
+  connector:connect()
+  return connector
+end
+
+function MemoryReactor:listenTCP(port, factory, opts)
+  return listen(self, factory, asked.listenTCP(port, factory, opts, isAddress))
+end
+
+function MemoryReactor:listenUNIX(path, factory, opts)
+  return listen(self, factory, asked.listenUNIX(path, factory, opts))
+end
+
+function MemoryReactor:connectTCP(host, port, factory, opts)
+  return connectLater(self, factory, asked.connectTCP(host, port, factory, opts, isAddress))
+end
+
+function MemoryReactor:connectUNIX(path, factory, opts)
+  return connectLater(self, factory, asked.connectUNIX(path, factory, opts))
+end
+
+function MemoryReactor:resolve(name, opts)
+  opts = asked.resolve(name, opts)
+  local d = deferred.Deferred:new()
+  if isAddress(name) then
+    d:callback(name)
+  else
+    table.insert(self.lookups, { name = name, deferred = d, opts = opts })
+  end
+  return d
+end
+
+-- --- what the test does -----------------------------------------------------------------------
+
+local function newPump(self, options, host)
+  self.lastPort = self.lastPort + 1
+  local peer = host.type == "UNIX" and address.unix "" or address.inet(host.type,
+    host.type == "TCP6" and "::1" or "127.0.0.1", self.lastPort)
+  local made = pump.Pump:new {
+    cut = options.cut, window = options.window, onError = options.onError, host = host, peer = options.peer or peer,
+  }
+  table.insert(self.pumps, made)
+  return made
+end
+
+local function accept(self, port, client, options)
+  local made = newPump(self, options, port.address)
+  local side = made.sides[1]
+  count(side, port.factory)
+  made:join(groupOf(port.factory):hasRoom(side.transport:getPeer()) and port.factory or nil, client)
+  return made
+end
+
+local function answer(self, connector, server, options)
+  local made = newPump(self, options, connector:getDestination())
+  made.server = made.sides[1]:join(server)
+  count(made.sides[2], connector.factory)
+  made.client = connector:join(made.sides[2])
+  return made
+end
+
+--- Makes a connection: to a port that listens, whose factory makes the server's protocol; or the one that
+--- a connector waits for, whose factory makes the client's. `other` is the other side.
+---@param record MemoryPort|MemoryConnector
+---@param other Protocol|Factory
+---@param options? table as for testing.connect; host is the port's, or where the connector connects to
+---@return Pump? pump nil, message, code where the port does not listen, the connector does not connect
+---@return string? message
+---@return string? code
+function MemoryReactor:connect(record, other, options)
+  pump.need("connect", options, 2)
+  pump.needSide("connect", other, 2)
+  if memoryconnector.is(record) then
+    if record.state ~= "connecting" then
+      return nil, "the connector is " .. record.state, "EALREADY"
+    end
+    return answer(self, record, other, options or {})
+  elseif getmetatable(record) ~= Port then
+    error("connect takes a port or a connector of this reactor", 2)
+  elseif not record.listening then
+    return nil, "Connection refused", "ECONNREFUSED"
+  end
+  return accept(self, record, other, options or {})
+end
+
+local failures = {
+  ECONNREFUSED = { "lost", "peer", "Connection refused" },
+  EHOSTUNREACH = { "lost", "peer", "No route to host" },
+  ENETUNREACH = { "lost", "peer", "Network is unreachable" },
+  ECONNRESET = { "lost", "peer", "Connection reset by peer" },
+  ENOENT = { "lost", "peer", "No such file or directory" },
+  ETIMEDOUT = { "timeout", "host", "it took too long" },
+}
+
+--- Has a connector fail: its factory hears of clientConnectionFailed.
+---@param connector MemoryConnector
+---@param errno? "ECONNREFUSED"|"EHOSTUNREACH"|"ENETUNREACH"|"ECONNRESET"|"ENOENT"|"ETIMEDOUT" ECONNREFUSED
+---where there is none
+---@return boolean? ok nil, message, code where it is not connecting
+---@return string? message
+---@return string? code
+function MemoryReactor:fail(connector, errno) -- luacheck: no self
+  local failed = failures[errno or "ECONNREFUSED"]
+  if not memoryconnector.is(connector) then
+    error("fail takes a connector of this reactor", 2)
+  elseif not failed then
+    error(("fail: '%s' is no error that it knows"):format(tostring(errno)), 2)
+  elseif connector.state ~= "connecting" then
+    return nil, "the connector is " .. connector.state, "EALREADY"
+  end
+  connector:failed(failed[1], failed[2], failed[3], errno or "ECONNREFUSED")
+  return true
+end
+
+--- Lets the bytes of all connections move, until all are at rest.
+function MemoryReactor:flush()
+  local rounds = 0
+  repeat
+    local any = false
+    for _, one in ipairs(self.pumps) do
+      any = one:step() or any
+    end
+    rounds = rounds + 1
+    if rounds == 100000 then
+      error("flush: the connections do not come to rest", 2)
+    end
+  until not any
+end
+
+--- Listens and connects as a definition says: `listen` and `connect` of a factory, endpoint strings.
+---@param given table a factory, a Factory class, or a definition
+---@return (MemoryPort|MemoryConnector)[] records in the order of the strings
+function MemoryReactor:serve(given)
+  definition.need("serve", given)
+  local endpoints, records = require "skald.endpoints", {}
+  local factory = definition.factoryOf(given)
+  local function each(list, parse, f)
+    for _, text in ipairs(type(list) == "table" and list or { list }) do
+      table.insert(records, assert(f(self, factory, assert(parse(text)))))
+    end
+  end
+  each(factory.listen, endpoints.parseServer, listen)
+  each(factory.connect, endpoints.parseClient, connectLater)
+  return records
+end
+
+-- --- in the place of the real one -------------------------------------------------------------
+
+local function logger(self)
+  local log = {}
+  for _, level in ipairs { "debug", "info", "warning", "error" } do
+    log[level] = function(format, ...)
+      local text = select("#", ...) > 0 and tostring(format):format(...) or tostring(format)
+      table.insert(self.logged, { level = level, text = text })
+    end
+  end
+  return log
+end
+
+-- What endpoints ask of the host.
+local function program(self)
+  return {
+    listen = function(given, endpoint)
+      return listen(self, given, endpoint)
+    end,
+    connectOnce = function(given, endpoint)
+      return newConnector(self, given, endpoint):connectOnce()
+    end,
+  }
+end
+
+--- Takes the place of `skald.reactor` until the function that it gives is called. Outside the host also
+--- that of `skald.log`, whose lines come into `logged`, and endpoints listen and connect by it.
+---@return fun() uninstall
+function MemoryReactor:install()
+  local standIns, before = { ["skald.reactor"] = self }, {}
+  if not package.loaded["skald.core"] then
+    standIns["skald.log"], standIns["skald.program"] = logger(self), program(self)
+    standIns["skald.roster"] = definition
+  end
+  for name, standIn in pairs(standIns) do
+    before[name], package.loaded[name] = package.loaded[name], standIn
+  end
+  local installed = true
+  return function()
+    for name in pairs(installed and standIns or {}) do
+      package.loaded[name] = before[name]
+    end
+    installed = false
+  end
+end
+
+return MemoryReactor
