@@ -7,6 +7,7 @@
 
 local Conduit = require "skald.conduit"
 local class = require "skald.class"
+local deferred = require "skald.deferred"
 local failure = require "skald.failure"
 local protocol = require "skald.protocol"
 local reason = require "skald.reason"
@@ -40,8 +41,12 @@ end
 ---@param name string
 ---@return number
 function Carrier:bound(name)
+  local value = self.bounds[name]
   local factory = self.protocol and self.protocol.factory
-  return self.bounds[name] or factory and factory[name] or protocol.defaults[name]
+  while value == nil and factory do
+    value, factory = factory[name], factory.wrappedFactory
+  end
+  return value or protocol.defaults[name]
 end
 
 -- --- callbacks --------------------------------------------------------------------------------
@@ -199,7 +204,7 @@ local function finishWriting(self)
   end
 end
 
--- What is sent counts as sent when the callback that wrote it has returned.
+-- Never from inside the call that wrote, or flushed, the last of it.
 local function fireMarks(self)
   local due = self.due
   self.due = {}
@@ -264,7 +269,9 @@ function Carrier:setProducer(producer, streaming)
   self.transport.producer, self.transport.streaming = producer, producer and streaming
 end
 
-local function accepts(self)
+--- Whether a write would be taken.
+---@return boolean
+function Carrier:accepts()
   if self.lost or self:isHard() then
     return false
   end
@@ -290,7 +297,7 @@ end
 ---@return string? message
 ---@return string? code
 function Carrier:write(data)
-  if not accepts(self) then
+  if not self:accepts() then
     return nil, "closing", "EPIPE"
   elseif data == "" then
     return true
@@ -307,6 +314,23 @@ function Carrier:write(data)
   self.asked = false
   crossHighWater(self, before)
   return true
+end
+
+--- Queues bytes that stand for a file: a Deferred of their number, which fires when they are sent; nil
+--- where nothing is taken any more.
+---@param data string
+---@return Deferred?
+function Carrier:writeMarked(data)
+  if not self:accepts() then
+    return nil
+  elseif data == "" then
+    return deferred.succeed(0)
+  end
+  self.queue:put(data)
+  self.asked = false
+  local mark = { at = self.sent + self.queue.bytes, length = #data, deferred = deferred.Deferred:new() }
+  table.insert(self.marks, mark)
+  return mark.deferred
 end
 
 -- A producer is resumed from here only.
@@ -334,6 +358,12 @@ local function wantsInput(self)
   return self.reading and not self.ended and not self.how
 end
 
+--- Whether something may still be read.
+---@return boolean
+function Carrier:isReadable()
+  return not (self.lost or self.ended or self.how)
+end
+
 local function deliver(self, most)
   local data = self.input:take(math.min(most, READ_SIZE))
   self:call(self.protocol, "dataReceived", data)
@@ -345,9 +375,12 @@ local function deliverEnd(self)
     return
   end
   self.ended = true
+  local piped = rawget(self.protocol, "_relay")
   local handled = self:call(self.protocol, "readConnectionLost")
   if not handled or self.finSent then
     self:finish("closing", "done", "peer")
+  elseif piped and self.how == "closing" and not self.protocol.readConnectionLost then
+    self.by = "peer" -- the pipe closes for the protocol, which has nothing to say
   end
 end
 

@@ -53,13 +53,24 @@ function Group:remove(made)
   end
 end
 
+-- A bound of a factory, and of whatever that wraps: the tightest one; 0 is none.
+local function tightest(factory, name)
+  local least = math.huge
+  while factory do
+    local value = factory[name]
+    least = value and value > 0 and math.min(value, least) or least
+    factory = factory.wrappedFactory
+  end
+  return least
+end
+
 function Group:hasRoom(peer)
-  local most, mostOfPeer = self.factory.maxConnections or 0, self.factory.maxConnectionsPerPeer or 0
   local count = 0
   for _, host in pairs(self.peers) do
     count = count + (host == peer.host and 1 or 0)
   end
-  return (most == 0 or #self.members < most) and (mostOfPeer == 0 or peer.host == nil or count < mostOfPeer)
+  return #self.members < tightest(self.factory, "maxConnections")
+    and (peer.host == nil or count < tightest(self.factory, "maxConnectionsPerPeer"))
 end
 
 local function groupOf(factory)
@@ -464,7 +475,7 @@ function MemoryReactor:install()
   local standIns, before = { ["skald.reactor"] = self }, {}
   if not package.loaded["skald.core"] then
     standIns["skald.log"], standIns["skald.program"] = logger(self), program(self)
-    standIns["skald.roster"] = definition
+    standIns["skald.roster"] = setmetatable({ boundChanged = function() end }, { __index = definition })
   end
   for name, standIn in pairs(standIns) do
     before[name], package.loaded[name] = package.loaded[name], standIn

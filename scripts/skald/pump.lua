@@ -12,7 +12,7 @@ local Side = stringtransport.StringTransport {}
 --- Ends the connection because code of its protocol failed.
 ---@param text string
 function Side:fail(text)
-  self.carrier:fail { raised = text, text = text }
+  self._fake:fail { raised = text, text = text }
 end
 
 --- Joins two protocols. What one writes the other gets, when `step` or `flush` is called.
@@ -24,7 +24,7 @@ local Pump = class.root "Pump"
 
 local function makeSide(pump, options, other)
   local transport = Side:new(options)
-  local carrier = transport.carrier
+  local carrier = transport._fake
   carrier.linked, carrier.errors = pump, pump.errors
   if other then
     carrier.input, other.input = other.output, carrier.output

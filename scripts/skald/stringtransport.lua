@@ -3,6 +3,8 @@
 local Carrier = require "skald.carrier"
 local address = require "skald.address"
 local class = require "skald.class"
+local deferred = require "skald.deferred"
+local relay = require "skald.relay"
 
 local READ_SIZE = 65536
 
@@ -73,12 +75,12 @@ function StringTransport:init(options)
   needOptions(options, 3)
   self.peer = toAddress(options.peer or { type = "TCP", host = "192.0.2.1", port = 54321 }, "peer", 3)
   self.host = toAddress(options.host or { type = "TCP", host = "192.0.2.2", port = 7007 }, "host", 3)
-  self.carrier = Carrier:new(self, options.window or math.huge, options)
+  self._fake = Carrier:new(self, options.window or math.huge, options)
 end
 
 -- Outside of callbacks there is nothing to wait for.
 local function sendNow(self)
-  local carrier = self.carrier
+  local carrier = self._fake
   if carrier.within == 0 and not carrier.linked then
     carrier:send()
   end
@@ -89,12 +91,12 @@ end
 --- What was written since the beginning, or since `clear`, and not dropped.
 ---@return string
 function StringTransport:value()
-  return self.carrier.output:text() .. self.carrier.queue:text()
+  return self._fake.output:text() .. self._fake.queue:text()
 end
 
 --- The peer has read what was sent: forgets that. With a `window`, what waited is sent.
 function StringTransport:clear()
-  self.carrier.output:clear()
+  self._fake.output:clear()
   sendNow(self)
 end
 
@@ -109,7 +111,7 @@ function StringTransport:write(data)
   if type(data) ~= "string" then
     error(("write takes a string, not a %s"):format(type(data)), 2)
   end
-  local ok, message, code = self.carrier:write(data)
+  local ok, message, code = self._fake:write(data)
   sendNow(self)
   return ok, message, code
 end
@@ -139,13 +141,13 @@ end
 
 --- Sends now what is queued, as far as there is room.
 function StringTransport:flush()
-  self.carrier:send()
+  self._fake:send()
 end
 
 --- Bytes queued and not yet sent.
 ---@return integer
 function StringTransport:bufferedAmount()
-  return self.carrier.queue.bytes
+  return self._fake.queue.bytes
 end
 
 -- --- ending -----------------------------------------------------------------------------------
@@ -153,12 +155,12 @@ end
 --- Stops reading, sends everything queued (a registered producer finishes first), then closes.
 function StringTransport:loseConnection()
   self.disconnecting = true
-  self.carrier:finish("closing", "done", "local")
+  self._fake:finish("closing", "done", "local")
 end
 
 --- Drops what is queued and resets the connection.
 function StringTransport:abortConnection()
-  local carrier = self.carrier
+  local carrier = self._fake
   self.disconnecting, self.disconnected = true, true
   carrier:finish("reset", "aborted", "local")
   if carrier:isHard() then
@@ -168,7 +170,7 @@ end
 
 --- Sends what is queued, then our FIN; reading goes on. `writeConnectionLost` follows.
 function StringTransport:loseWriteConnection()
-  local carrier = self.carrier
+  local carrier = self._fake
   if not carrier.how and not carrier.lost then
     self.writeDisconnecting, carrier.finWanted = true, true
   end
@@ -178,7 +180,7 @@ end
 
 local function setReading(self, on)
   if self.producerState ~= "stopped" then
-    self.carrier.reading, self.producerState = on, on and "producing" or "paused"
+    self._fake.reading, self.producerState = on, on and "producing" or "paused"
   end
 end
 
@@ -218,22 +220,22 @@ function StringTransport:registerProducer(producer, streaming)
       error(("registerProducer: the producer has no %s"):format(method), 2)
     end
   end
-  if self.carrier.lost then
+  if self._fake.lost then
     if producer.stopProducing then
       producer:stopProducing()
     end
     return nil, "closing", "EPIPE"
-  elseif self.carrier.producer then
+  elseif self._fake.producer then
     error("registerProducer: a producer is registered already", 2)
   end
-  self.carrier:setProducer(producer, streaming and true or false)
+  self._fake:setProducer(producer, streaming and true or false)
   return true
 end
 
 --- The producer is done.
 function StringTransport:unregisterProducer()
-  if not self.carrier.lost then
-    self.carrier:setProducer(nil)
+  if not self._fake.lost then
+    self._fake:setProducer(nil)
   end
 end
 
@@ -252,7 +254,7 @@ function StringTransport:getHost()
 end
 
 local function whileOpen(self, name, on)
-  if self.carrier.lost then
+  if self._fake.lost then
     return nil, "Transport endpoint is not connected", "ENOTCONN"
   end
   self[name] = on and true or false
@@ -281,10 +283,89 @@ function StringTransport:setTcpKeepAlive(on, seconds)
   return whileOpen(self, "keepAlive", on)
 end
 
-for _, name in ipairs { "pipe", "sendFile", "startTLS" } do
-  StringTransport[name] = function()
-    error(("transport:%s: not in this version"):format(name), 2)
+-- --- files and pipes --------------------------------------------------------------------------
+
+local function needNumber(value, name)
+  if type(value) ~= "number" or not (value >= 0 and value < 2 ^ 53) or value % 1 ~= 0 then
+    error(("sendFile: %s is a number of bytes, not %s"):format(name, tostring(value)), 3)
   end
+end
+
+local names = { [2] = "ENOENT", [13] = "EACCES", [21] = "EISDIR" }
+
+local function withoutName(path, message)
+  return message:sub(1, #path + 2) == path .. ": " and message:sub(#path + 3) or message
+end
+
+-- A part of a file: nil, message, code where there is none.
+local function readPart(path, offset, length)
+  local file, message, errno = io.open(path, "rb")
+  local text
+  if file then
+    text, message, errno = file:read "*a"
+    file:close()
+  end
+  if not text then
+    return nil, withoutName(path, message), names[errno] or "EIO"
+  end
+  length = length or #text - offset
+  if length < 0 or offset + length > #text then
+    return nil, "the file has no such part", "ERANGE"
+  end
+  return text:sub(offset + 1, offset + length)
+end
+
+--- Queues a part of a file, in order with what is written. The file is read at once.
+---@param path string
+---@param offset integer? bytes before the part; 0 when not given
+---@param length integer? bytes; to the end of the file when not given
+---@return Deferred d of the number of bytes; it fires in the turn that sends the last one, and fails as
+---that of a real transport
+function StringTransport:sendFile(path, offset, length)
+  if type(path) ~= "string" then
+    error(("sendFile takes the path of a file, not a %s"):format(type(path)), 2)
+  elseif path:find("\0", 1, true) then
+    error("sendFile takes the path of a file, not a zero byte", 2)
+  end
+  needNumber(offset or 0, "offset")
+  needNumber(length or 0, "length")
+  local data, message, code = readPart(path, offset or 0, length)
+  local d = data and self._fake:writeMarked(data)
+  if data and not d then
+    message, code = "Broken pipe", "EPIPE"
+  end
+  sendNow(self)
+  return d or deferred.fail { message = ("cannot send %s: %s"):format(path, message), code = code, bytes = 0 }
+end
+
+--- The transport that moves the bytes: itself.
+---@return StringTransport
+function StringTransport:carrier()
+  return self
+end
+
+--- From now on, what this transport reads goes to `sink`; its end becomes the sink's
+--- loseWriteConnection, as with a real one.
+---@param sink Transport
+---@return Deferred d of the number of bytes, at the end of our input; fails as that of a real transport
+function StringTransport:pipe(sink)
+  if type(sink) ~= "table" or type(sink.write) ~= "function" then
+    error(("pipe takes the transport that is to send, not a %s"):format(type(sink)), 2)
+  elseif not self._fake.protocol then
+    error("pipe: connect the protocol by testing.attach or testing.connect", 2)
+  end
+  local other = type(sink) == "table" and sink._fake
+  if not self._fake:isReadable() or other and not other:accepts() then
+    return deferred.fail { message = "pipe: the source or the sink has ended", code = "EPIPE", bytes = 0 }
+  elseif other and other.producer then
+    error("pipe: one of both is part of a pipe already", 2)
+  end
+  return relay.start(self._fake.protocol, self, sink) or error("pipe: one of both is part of a pipe already", 2)
+end
+
+--- Encrypts from now on. Not in this version.
+function StringTransport:startTLS() -- luacheck: no unused args
+  error("transport:startTLS: not in this version", 2)
 end
 
 -- --- what the peer does -----------------------------------------------------------------------
@@ -294,10 +375,10 @@ local stringtransport = { StringTransport = StringTransport }
 -- The carrier of a protocol; what hears of it is the outermost of the wrappers around that.
 local function needProtocol(name, made, level)
   local transport = type(made) == "table" and made.transport
-  while type(transport) == "table" and not transport.carrier do
+  while type(transport) == "table" and not transport._fake do
     made, transport = transport, transport.transport
   end
-  local carrier = type(transport) == "table" and transport.carrier
+  local carrier = type(transport) == "table" and transport._fake
   if not carrier then
     error(("%s takes a protocol that is connected to a StringTransport"):format(name), level + 1)
   elseif carrier.linked then
@@ -343,10 +424,10 @@ function stringtransport.attach(given, transport)
   if type(given) ~= "table" or class.is(given) then
     error(("attach takes a protocol or a factory: an instance, not a %s"):format(
       class.is(given) and "class" or type(given)), 2)
-  elseif type(transport) ~= "table" or not transport.carrier then
+  elseif type(transport) ~= "table" or not transport._fake then
     error("attach takes a StringTransport", 2)
   end
-  local carrier = transport.carrier
+  local carrier = transport._fake
   local made = carrier:join(given)
   carrier:settle()
   stringtransport.raise(carrier.errors)

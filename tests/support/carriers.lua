@@ -589,6 +589,142 @@ local function describeProducers(serve)
   end)
 end
 
+-- What becomes of a file or a pipe is a line.
+local TOLD = [[
+  local function tell(name, d)
+    d:addBoth(function(r)
+      if type(r) == "number" then print(name, r) else print(name, r.value.code or r.type, r.value.bytes) end
+    end)
+  end
+]]
+
+local function describeFiles(serve)
+  it("sends files in order with what is written, and tells when they are sent", function()
+    local path = support.file("file.txt", ("0123456789"):rep(30000))
+    local session = serve(commands(TOLD .. ([[
+      function commands.go(self, t)
+        t:write "<"
+        tell("whole", t:sendFile(%q))
+        t:write "|"
+        tell("part", t:sendFile(%q, 5, 7))
+        tell("nothing", t:sendFile(%q, 300000))
+        t:write ">"
+        print("returns", t:bufferedAmount() > 0)
+      end
+    ]]):format(path, path, path)))
+    local peer = session:connect():send "go"
+    assert.is_true("<" .. ("0123456789"):rep(30000) .. "|5678901>" == peer:receive(300010))
+    prints(session, "nothing\t0", "returns\ttrue", "whole\t300000", "part\t7")
+  end)
+
+  it("fails to send a file that is not there, has no such part, or comes too late", function()
+    local path = support.file("file.txt", ("x"):rep(100))
+    local session = serve(commands(TOLD .. ([[
+      function commands.go(self, t)
+        local d = t:sendFile(%q .. "/missing")
+        d:addErrback(function(f) print(f.value.message) end)
+        tell("missing", t:sendFile(%q .. "/missing"))
+        tell("folder", t:sendFile(%q))
+        tell("behind", t:sendFile(%q, 101))
+        tell("more", t:sendFile(%q, 90, 11))
+        t:loseConnection()
+        tell("late", t:sendFile(%q))
+      end
+    ]]):format(support.folder(), support.folder(), support.folder(), path, path, path)))
+    assert.same({ "", "eof" }, { session:connect():send("go"):receiveAll() })
+    prints(session, ("cannot send %s/missing: No such file or directory"):format(support.folder()), "missing\tENOENT\t0",
+      "folder\tEISDIR\t0", "behind\tERANGE\t0", "more\tERANGE\t0", "late\tEPIPE\t0", "lost\tdone\tlocal")
+  end)
+
+  it("fails to send a file whose connection is lost before, and says why", function()
+    local path = support.file("file.txt", ("x"):rep(20000000))
+    local session = serve(commands(TOLD .. ([[
+      function commands.go(self, t) tell("file", t:sendFile(%q)); t:abortConnection() end
+    ]]):format(path)))
+    session:connect():send "go"
+    prints(session, "file\taborted\tnil", "lost\taborted\tlocal")
+  end)
+end
+
+local function describePipes(serve)
+  local pair = TOLD .. [[
+    local sink, pipe
+    function commands.take(self, t) sink = t; t:write "ok\n" end
+    function commands.give(self, t) pipe = t:pipe(sink); tell("piped", pipe); t:write "go\n" end
+    function commands.cancel(self, t) pipe:cancel(); t:write "ok\n" end
+    function commands.abort(self, t) sink:abortConnection() end
+  ]]
+
+  local function join(session)
+    local sink, source = session:connect(), session:connect()
+    assert.equal("ok", sink:send("take"):line())
+    assert.equal("go", source:send("give"):line())
+    return sink, source
+  end
+
+  it("pipes what it reads to another, and its end", function()
+    local session = serve(commands(pair))
+    local sink, source = join(session)
+    local bytes = ("0123456789abcdef"):rep(3000)
+    source:send(bytes)
+    assert.is_true(bytes == sink:receive(#bytes))
+    source:halfClose()
+    assert.same({ "", "eof" }, { sink:receiveAll() })
+    prints(session, "piped\t48000", "lost\tdone\tpeer")
+  end)
+
+  it("pipes no more once that is cancelled", function()
+    local session = serve(commands(pair))
+    local sink, source = join(session)
+    source:send "piped"
+    assert.equal("piped", sink:receive(5))
+    assert.equal("ok", source and session:connect():send("cancel"):line())
+    prints(session, "piped\tCancelledError\tnil")
+    assert.equal("ok", source:send("take"):line())
+  end)
+
+  it("is told that the one it is piped to takes no more", function()
+    local session = serve(commands(pair))
+    local sink, source = join(session)
+    source:send "twelve bytes"
+    assert.equal("twelve bytes", sink:receive(12))
+    session:connect():send "abort"
+    local lines = { session:line(), session:line() }
+    table.sort(lines)
+    assert.same({ "lost\taborted\tlocal", "piped\tEPIPE\t12" }, lines)
+  end)
+
+  it("refuses a second pipe, and what is no transport, at the caller's line", function()
+    local text = commands [[
+      function commands.go(self, t)
+        t:pipe(t)
+        local function try(f) print(select(2, pcall(f))) end
+        try(function() t:pipe(t) end) -- again
+        try(function() t:pipe("x") end) -- text
+        try(function() t:pipe({}) end) -- empty
+        try(function() t:sendFile(12) end) -- number
+        try(function() t:sendFile("a\0b") end) -- zero
+        try(function() t:sendFile("a", -1) end) -- offset
+        try(function() t:sendFile("a", 0, 1.5) end) -- length
+      end
+    ]]
+    local session = serve(text)
+    session:connect():send "go"
+    for _, case in ipairs {
+      { "-- again", "pipe: one of both is part of a pipe already" },
+      { "-- text", "pipe takes the transport that is to send, not a string" },
+      { "-- empty", "pipe takes the transport that is to send, not a table" },
+      { "-- number", "sendFile takes the path of a file, not a number" },
+      { "-- zero", "sendFile takes the path of a file, not a zero byte" },
+      { "-- offset", "sendFile: offset is a number of bytes, not -1" },
+      { "-- length", "sendFile: length is a number of bytes, not 1.5" },
+    } do
+      local expected = ("script.lua:%d: %s"):format(lineOf(text, case[1]), case[2])
+      assert.equal(expected, session:line():sub(-#expected))
+    end
+  end)
+end
+
 local function describeRest(serve, carrier)
   it("knows both addresses, to the end and after it", function()
     local session = serve [[
@@ -672,6 +808,8 @@ function carriers.describe(carrier)
     describeClosing(carrier.serve)
     describeBreaking(carrier.serve, carrier)
     describeProducers(carrier.serve)
+    describeFiles(carrier.serve)
+    describePipes(carrier.serve)
     describeRest(carrier.serve, carrier)
   end)
 end

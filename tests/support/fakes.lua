@@ -198,7 +198,7 @@ function Fed:move()
 end
 
 function Fed:take()
-  local output = self.transport.carrier.output
+  local output = self.transport._fake.output
   self.session:settle()
   local data = output:take(math.huge)
   self.session:settle()
@@ -232,7 +232,7 @@ function fakes.fed(text)
     local peer = newPeer(Fed, session)
     peer.transport = testing.StringTransport:new { window = WINDOW }
     peer:guard(testing.attach, session.factory, peer.transport)
-    peer.made = peer.transport.carrier.protocol
+    peer.made = peer.transport._fake.protocol
     return peer
   end)
 end
