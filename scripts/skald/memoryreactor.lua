@@ -473,12 +473,14 @@ end
 ---@return fun() uninstall
 function MemoryReactor:install()
   local standIns, before = { ["skald.reactor"] = self }, {}
-  if not package.loaded["skald.core"] then
+  if type(package.loaded["skald.core"]) ~= "table" then
     standIns["skald.log"], standIns["skald.program"] = logger(self), program(self)
     standIns["skald.roster"] = setmetatable({ boundChanged = function() end }, { __index = definition })
   end
   for name, standIn in pairs(standIns) do
-    before[name], package.loaded[name] = package.loaded[name], standIn
+    local loaded = package.loaded[name]
+    before[name] = type(loaded) == "table" and loaded or nil -- no trace of a load that failed
+    package.loaded[name] = standIn
   end
   local installed = true
   return function()
