@@ -285,6 +285,8 @@ end
 
 -- --- files and pipes --------------------------------------------------------------------------
 
+-- It has no `carrier`, by which a pipe finds the core's own transport: its pipes go through Lua.
+
 local function needNumber(value, name)
   if type(value) ~= "number" or not (value >= 0 and value < 2 ^ 53) or value % 1 ~= 0 then
     error(("sendFile: %s is a number of bytes, not %s"):format(name, tostring(value)), 3)
@@ -338,12 +340,6 @@ function StringTransport:sendFile(path, offset, length)
   return d or deferred.fail { message = ("cannot send %s: %s"):format(path, message), code = code, bytes = 0 }
 end
 
---- The transport that moves the bytes: itself.
----@return StringTransport
-function StringTransport:carrier()
-  return self
-end
-
 --- From now on, what this transport reads goes to `sink`; its end becomes the sink's
 --- loseWriteConnection, as with a real one.
 ---@param sink Transport
@@ -354,13 +350,12 @@ function StringTransport:pipe(sink)
   elseif not self._fake.protocol then
     error("pipe: connect the protocol by testing.attach or testing.connect", 2)
   end
-  local other = type(sink) == "table" and sink._fake
+  local other = sink._fake
   if not self._fake:isReadable() or other and not other:accepts() then
     return deferred.fail { message = "pipe: the source or the sink has ended", code = "EPIPE", bytes = 0 }
-  elseif other and other.producer then
-    error("pipe: one of both is part of a pipe already", 2)
   end
-  return relay.start(self._fake.protocol, self, sink) or error("pipe: one of both is part of a pipe already", 2)
+  local through = not (other and other.producer) and relay.start(self._fake.protocol, self, sink)
+  return through or error("pipe: one of both is part of a pipe already", 2)
 end
 
 --- Encrypts from now on. Not in this version.

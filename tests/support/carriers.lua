@@ -798,6 +798,12 @@ local function describeRest(serve, carrier)
   end)
 end
 
+--- The text of a service with a wrapper around each of its protocols; its lines stay where they are.
+function carriers.wrapped(text)
+  return "local function service() " .. text
+    .. "\nend return require('skald.policies').WrappingFactory:new(service())"
+end
+
 --- Describes what a carrier's transports do.
 function carriers.describe(carrier)
   describe(("a transport of %s"):format(carrier.name), function()

@@ -27,7 +27,8 @@ end
 local function factoryOf(text, printed)
   local environment = setmetatable({ print = function(...) show(printed, ...) end }, { __index = _G })
   local chunk = assert(load(text, "@script.lua", "t", environment))
-  return class.adopt(chunk(), protocol.Factory):new()
+  local definition = chunk()
+  return class.of(definition) and definition or class.adopt(definition, protocol.Factory):new()
 end
 
 --- Loads a service; `connect(session)` makes its peers.

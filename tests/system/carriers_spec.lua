@@ -13,8 +13,13 @@ local function overUnix(text)
   return host.serve(text, { ("listen=unix:%s/carrier.sock"):format(host.folder()) })
 end
 
+local function wrapped(text)
+  return host.serve(carriers.wrapped(text))
+end
+
 local rows = {
   { name = "tcp", serve = overTcp, address = "^tcp:127%.0%.0%.1:%d+$" },
+  { name = "tcp with a wrapper", serve = wrapped, address = "^tcp:127%.0%.0%.1:%d+$" },
   { name = "unix", serve = overUnix, address = "^unix:", reset = "eof", resets = false },
 }
 

@@ -146,7 +146,7 @@ describe("a StringTransport", function()
     file:close()
     local count = 0
     for name in source:gmatch "\nfunction Transport:(%w+)" do
-      if name ~= "fail" then
+      if name ~= "fail" and name ~= "carrier" then -- between the core and its own
         count = count + 1
         assert.equal("function", type(testing.StringTransport[name]), name)
       end
