@@ -249,8 +249,8 @@ end
 function ProtocolWrapper:pipe(sink)
   if type(sink) ~= "table" or type(sink.write) ~= "function" then
     error(("pipe takes the transport that is to send, not a %s"):format(type(sink)), 2)
-  elseif not self.wrappedProtocol or self.dataReceived == ProtocolWrapper.dataReceived then
-    return self.transport:pipe(sink)
+  elseif not self.wrappedProtocol or rawget(self, "_relay") or self.dataReceived == ProtocolWrapper.dataReceived then
+    return self.transport:pipe(sink) -- which refuses a second one
   end
   local through = require("skald.relay").start(self.wrappedProtocol, self, sink)
   showHalfClose(self)
