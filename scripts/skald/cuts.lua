@@ -180,9 +180,15 @@ local function close(trace, made, inner)
   return trace
 end
 
+-- Its fields come from variables: compiled, a constant of a constructor may be taken for what is in the table
+-- later.
+local function newTrace(calls, open, none)
+  return { calls = calls, ending = open, code = none, last = none, raised = none, output = none, state = none }
+end
+
 -- What a fresh protocol does with bytes that are cut at these positions.
 local function run(make, bytes, positions, options)
-  local trace = { calls = {}, ending = "it is open" }
+  local trace = newTrace({}, "it is open", false)
   local made = make(function(name, ...)
     note(trace, tostring(name), ...)
   end)

@@ -15,7 +15,7 @@ local pump = require "skald.pump"
 local Group = class.root "MemoryGroup"
 
 function Group:init(factory)
-  self.factory, self.members, self.peers = factory, {}, {}
+  self.factory, self.members, self.peers, self.applied = factory, {}, {}, {}
 end
 
 function Group:count()

@@ -4,6 +4,7 @@ local address = require "skald.address"
 local basic = require "skald.basic"
 local defer = require "skald.defer"
 local host = require "support.host"
+local policies = require "skald.policies"
 local process = require "support.process"
 local protocol = require "skald.protocol"
 local stream = require "skald.stream"
@@ -858,6 +859,20 @@ describe("testing.everyCut", function()
       end,
     }
     assert.is_true(testing.everyCut(function() return Stream:new() end, "5\r\n12345to;rest\nand more"))
+  end)
+
+  it("looks through wrappers at the protocol in them", function()
+    local factory = policies.WrappingFactory:new { protocol = basic.LineReceiver {
+      lineReceived = function(self, line) self:sendLine(line) end,
+    } }
+    assert.is_true(testing.everyCut(function() return factory:buildProtocol() end, "a\r\nb\r\n"))
+    local careless = policies.WrappingFactory:new { protocol = {
+      dataReceived = function(self, data) self:lineReceived(data) end,
+      lineReceived = function() end,
+    } }
+    assert.matches('callback 1 is lineReceived%("a"%)', select(2, testing.everyCut(function()
+      return careless:buildProtocol()
+    end, "ab")))
   end)
 
   -- It takes each read for a line.

@@ -1,0 +1,37 @@
+-- skald.testing inside the host: as outside, beside the real reactor.
+
+local host = require "support.host"
+
+describe("the test kit inside the host", function()
+  after_each(host.cleanup)
+
+  it("works as outside, and gives the reactor back", function()
+    local h = host.serve([[
+      local basic = require "skald.basic"
+      local reactor = require "skald.reactor"
+      local testing = require "skald.testing"
+      local Echo = basic.LineReceiver { lineReceived = function(self, line) self:sendLine(line) end }
+      reactor.callWhenRunning(function()
+        print("cuts", testing.everyCut(function() return Echo:new() end, ("some line\r\n"):rep(20)))
+        local memory = testing.MemoryReactor:new()
+        local uninstall = memory:install()
+        local port = require("skald.reactor").listenTCP(0, { protocol = Echo })
+        local client = testing.AccumulatingProtocol:new()
+        memory:connect(port, client)
+        client.transport:write "hello\r\n"
+        memory:flush()
+        uninstall()
+        print("memory", #client.data, require "skald.reactor" == reactor, port.factory:connectionCount())
+        local made = testing.attach(Echo:new())
+        made.transport:loseConnection()
+        testing.turn(made)
+        print("lost", made.transport.disconnected)
+        reactor.stop()
+      end)
+    ]], { listening = 0 })
+    assert.equal("cuts\ttrue", h:line())
+    assert.equal("memory\t7\ttrue\t1", h:line())
+    assert.equal("lost\ttrue", h:line())
+    h:ends()
+  end)
+end)
