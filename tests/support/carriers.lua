@@ -326,11 +326,16 @@ local function describeClosing(serve)
 
   it("ends once both halves are closed, whichever is first", function()
     local session = serve(commands [[
+      function commands.go(self, t) t:loseWriteConnection() end
       function P:readConnectionLost() print "read"; self.transport:loseWriteConnection() end
       function P:writeConnectionLost() print "write" end
     ]])
     session:connect():halfClose()
     prints(session, "read", "write", "lost\tdone\tlocal")
+    local peer = session:connect():send "go"
+    prints(session, "write")
+    peer:halfClose()
+    prints(session, "read", "lost\tdone\tpeer")
   end)
 end
 
@@ -348,6 +353,18 @@ local function describeBreaking(serve, carrier)
     assert.equal(carrier.reset or "ECONNRESET", ending)
     assert.is_true(#text < 8388608)
     prints(session, "write\ttrue\tnil\tclosing\tEPIPE", "lost\taborted\tlocal")
+  end)
+
+  it("is aborted by abortConnection, whether loseConnection comes before or after", function()
+    local session = serve(commands [[
+      function commands.first(self, t) t:abortConnection(); t:loseConnection() end
+      function commands.last(self, t) t:loseConnection(); t:abortConnection() end
+      function commands.half(self, t) t:loseWriteConnection(); t:abortConnection() end
+    ]])
+    for _, word in ipairs { "first", "last", "half" } do
+      session:connect():send(word)
+      prints(session, "lost\taborted\tlocal")
+    end
   end)
 
   if carrier.resets ~= false then
@@ -375,6 +392,7 @@ local function describeBreaking(serve, carrier)
       function P:connectionLost(reason)
         print(reason.code, reason.by, reason.errno, reason)
         print(reason.traceback:match "^[^\n]*")
+        print("queued", self.transport:bufferedAmount())
       end
     ]]
     local session = serve(text)
@@ -384,6 +402,7 @@ local function describeBreaking(serve, carrier)
     local raised = ("script.lua:%d: boom"):format(lineOf(text, "-- here"))
     assert.matches("^error\tlocal\tnil\ta callback failed: .*" .. raised:gsub("%p", "%%%0") .. "$", session:line())
     assert.equal(raised, session:line():sub(-#raised))
+    prints(session, "queued\t0")
   end)
 
   it("refuses with a clean close, and calls nothing, where there is no protocol", function()
