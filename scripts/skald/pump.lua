@@ -87,6 +87,9 @@ function Pump:step()
   return any
 end
 
+-- As it is called in Twisted.
+Pump.pump = Pump.step
+
 --- Steps until nothing moves any more.
 function Pump:flush()
   needRest(self, "flush")
@@ -146,14 +149,17 @@ end
 --- Connects two protocols, without a network. Each may be a factory too, whose buildProtocol makes it.
 ---@param server Protocol|Factory
 ---@param client Protocol|Factory
----@param options? { cut: integer|function?, window: integer?, host: table?, peer: table?, onError: function? }
----cut: the most bytes of a piece, or a function that gives that for each; window: so many bytes may be on
+---@param options? integer|function|{ cut: integer|function?, window: integer?, host: table?, peer: table?, onError: function? }
+---the cut alone, or a table. cut: the most bytes of a piece, or a function that gives that for each; window: so many bytes may be on
 ---their way (65536); host, peer: the addresses of the server and of the client; onError: is given what
 ---callbacks raise, as text, which is raised where there is none
 ---@return Pump
 function pump.connect(server, client, options)
   pump.needSide("connect", server, 2)
   pump.needSide("connect", client, 2)
+  if type(options) == "number" or type(options) == "function" then
+    options = { cut = options }
+  end
   pump.need("connect", options, 2)
   local made = Pump:new(options)
   made:join(server, client)

@@ -330,6 +330,11 @@ describe("testing.connect", function()
     assert.is_true(pump:step())
     pump:flush()
     assert.same({ 3, 3, 2 }, sizes)
+    sizes = {}
+    local other = testing.connect(Sizes:new(), Recorder:new(), 7)
+    other.client.transport:write "12345678"
+    other:flush()
+    assert.same({ 7, 1 }, sizes)
     local turn = 0
     function pump.cut()
       turn = turn + 1
