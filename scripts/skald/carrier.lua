@@ -28,6 +28,10 @@ local READ_SIZE = 65536 -- the most that dataReceived gets
 ---@field lost boolean it has
 local Carrier = class.root "Carrier"
 
+--- Called by `:new(transport, window, bounds)`.
+---@param transport table
+---@param window number bytes
+---@param bounds table<string, number> instead of those of a factory
 function Carrier:init(transport, window, bounds)
   self.transport, self.window, self.bounds = transport, window, bounds
   self.input, self.output, self.queue = Conduit:new(), Conduit:new(), Conduit:new()
@@ -39,7 +43,7 @@ end
 
 --- A bound of the factory, or of the one who made the transport.
 ---@param name string
----@return number
+---@return number value in bytes, seconds or connections
 function Carrier:bound(name)
   local value = self.bounds[name]
   local factory = self.protocol and self.protocol.factory
@@ -263,6 +267,9 @@ function Carrier:hasProducer()
   return self.producer ~= nil and (self.how ~= "closing" or self.by == "local")
 end
 
+--- Who writes here from now on.
+---@param producer table? nil: nobody
+---@param streaming boolean?
 function Carrier:setProducer(producer, streaming)
   self.producer, self.streaming = producer, streaming
   self.paused, self.asked = false, false

@@ -7,7 +7,7 @@ local endpoints = require "skald.endpoints"
 local owner = require "skald.owner"
 local program = require "skald.program"
 local protocol = require "skald.protocol"
-local roster = require "skald.roster"
+local definition = require "skald.definition"
 
 ---@class skald.client
 local client = {}
@@ -27,11 +27,11 @@ client.ClientService = ClientService
 ---@param factory table a factory, a Factory class, or a definition
 function ClientService:init(endpoint, factory)
   self.endpoint = endpoints.client("ClientService", endpoint, 3).endpoint
-  roster.need("ClientService", factory, 3)
+  definition.need("ClientService", factory, 3)
   if not class.is(factory) and not class.of(factory) then
     class.adopt(factory, protocol.ReconnectingClientFactory)
   end
-  self.factory = roster.factoryOf(factory)
+  self.factory = definition.factoryOf(factory)
   self.running = false
 end
 

@@ -54,7 +54,7 @@ local function takePieces(self, most)
 end
 
 --- Takes the first bytes out.
----@param most number
+---@param most number of bytes
 ---@return string
 function Conduit:take(most)
   local data, size = takePieces(self, most)

@@ -5,6 +5,30 @@ local deferred = require "skald.deferred"
 local owner = require "skald.owner"
 local reason = require "skald.reason"
 
+local memoryconnector = {}
+
+--- One more of a factory is up: it starts where that is the first.
+---@param memory MemoryReactor
+---@param factory Factory
+function memoryconnector.raise(memory, factory)
+  local ups = memory.ups
+  ups[factory] = (ups[factory] or 0) + 1
+  if ups[factory] == 1 and factory.startFactory then
+    factory:startFactory()
+  end
+end
+
+--- One of a factory is down: it stops where that was the last.
+---@param memory MemoryReactor
+---@param factory Factory
+function memoryconnector.lower(memory, factory)
+  local ups = memory.ups
+  ups[factory] = ups[factory] - 1
+  if ups[factory] == 0 and factory.stopFactory then
+    factory:stopFactory()
+  end
+end
+
 --- What connectTCP of a MemoryReactor gives: a connector, as far as its user can tell. A test answers it
 --- by `memory:connect(connector, …)` or `memory:fail(connector, …)`.
 ---@class MemoryConnector: Connector
@@ -36,7 +60,7 @@ end
 local function rest(self)
   if self.up and self.state == "disconnected" and not self.owner:isBusy() then
     self.up = false
-    self.memory:lower(self.factory)
+    memoryconnector.lower(self.memory, self.factory)
   end
 end
 
@@ -72,14 +96,19 @@ function Connector:connect()
   rawset(self.factory, "_connector", self)
   if not self.up then
     self.up = true
-    self.memory:raise(self.factory)
+    memoryconnector.raise(self.memory, self.factory)
   end
   tell(self, "startedConnecting")
   return true
 end
 
 --- No connection could be made.
-function Connector:failed(code, by, detail, errno)
+---@param self MemoryConnector
+---@param code string
+---@param by string
+---@param detail string?
+---@param errno string?
+function memoryconnector.failed(self, code, by, detail, errno)
   local why = reason.unconnected(tostring(self:getDestination()), code, by, detail, errno)
   self.state = "disconnected"
   tell(self, "clientConnectionFailed", why)
@@ -99,10 +128,10 @@ local function build(self, carrier)
   local ok, made = xpcall(self.factory.buildProtocol, debug.traceback, self.factory, carrier.transport:getPeer())
   if not ok then
     table.insert(carrier.errors, { raised = made, text = made })
-    self:failed("error", "local")
+    memoryconnector.failed(self, "error", "local")
     return nil
   elseif made == nil then
-    self:failed("aborted", "local", "buildProtocol gave no protocol")
+    memoryconnector.failed(self, "aborted", "local", "buildProtocol gave no protocol")
   elseif made.factory == nil then
     made.factory = self.factory
   end
@@ -118,9 +147,10 @@ local function lost(self, why)
 end
 
 --- Its side of a pump is there.
+---@param self MemoryConnector
 ---@param carrier Carrier
 ---@return Protocol?
-function Connector:join(carrier)
+function memoryconnector.join(self, carrier)
   local made = build(self, carrier)
   if made then
     self.state, self.transport, self.since = "connected", carrier.transport, self.memory.seconds()
@@ -151,7 +181,7 @@ function Connector:stopConnecting()
   if self.state ~= "connecting" then
     return nil, "not connecting", "ENOTCONN"
   end
-  self:failed("aborted", "local")
+  memoryconnector.failed(self, "aborted", "local")
   return true
 end
 
@@ -181,7 +211,7 @@ end
 
 --- A Deferred of the connected protocol: of the one there is, or of the next.
 ---@param failAfter integer? it fails after so many failed tries; none: it waits on
----@return Deferred
+---@return Deferred d of the protocol
 function Connector:whenConnected(failAfter)
   if failAfter ~= nil and (type(failAfter) ~= "number" or failAfter < 1) then
     error(("whenConnected takes a number of tries from 1, not %s"):format(tostring(failAfter)), 2)
@@ -196,8 +226,9 @@ function Connector:whenConnected(failAfter)
 end
 
 --- Connects once: nothing of the factory is called but buildProtocol.
----@return Deferred of the protocol
-function Connector:connectOnce()
+---@param self MemoryConnector
+---@return Deferred d of the protocol
+function memoryconnector.connectOnce(self)
   local d = deferred.Deferred:new(function()
     self:stopConnecting()
   end)
@@ -206,8 +237,6 @@ function Connector:connectOnce()
   self:connect()
   return d
 end
-
-local memoryconnector = {}
 
 --- A connector, which is yet to connect.
 ---@param memory MemoryReactor

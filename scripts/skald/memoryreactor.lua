@@ -112,11 +112,11 @@ function Port:getHost()
 end
 
 --- Listens no more.
----@return Deferred of nothing
+---@return Deferred d of nothing
 function Port:stopListening()
   if self.listening then
     self.listening = false
-    self.memory:lower(self.factory)
+    memoryconnector.lower(self.memory, self.factory)
   end
   return deferred.succeed()
 end
@@ -168,22 +168,9 @@ function MemoryReactor:init(options)
   end
 end
 
---- One more of a factory is up: it starts where that is the first.
-function MemoryReactor:raise(factory)
-  self.ups[factory] = (self.ups[factory] or 0) + 1
-  if self.ups[factory] == 1 and factory.startFactory then
-    factory:startFactory()
-  end
-end
-
---- One of a factory is down: it stops where that was the last.
-function MemoryReactor:lower(factory)
-  self.ups[factory] = self.ups[factory] - 1
-  if self.ups[factory] == 0 and factory.stopFactory then
-    factory:stopFactory()
-  end
-end
-
+--- Calls `f(...)` once it runs; at once where it does.
+---@param f function
+---@param ... any
 function MemoryReactor:callWhenRunning(f, ...)
   asked.callWhenRunning(f)
   if self.running then
@@ -205,11 +192,13 @@ function MemoryReactor:start()
 end
 
 --- Notes that it is to stop; `fire "shutdown"` calls the triggers.
+---@param status integer? what the program would exit with (0)
 function MemoryReactor:stop(status)
   asked.stop(status)
   self.stopped, self.exitStatus = true, status or 0
 end
 
+--- Does nothing, as that of the host.
 function MemoryReactor.run() end
 
 local function addTrigger(self, phase, event, f, ...)
@@ -219,11 +208,22 @@ local function addTrigger(self, phase, event, f, ...)
   return trigger
 end
 
+--- Has `f(...)` called by `fire`.
+---@param phase "before"|"during"|"after"
+---@param event "startup"|"shutdown"
+---@param f function
+---@param ... any
+---@return Trigger
 function MemoryReactor:addSystemEventTrigger(phase, event, f, ...)
   local trigger = addTrigger(self, phase, event, f, ...) -- no tail call: an error names the caller
   return trigger
 end
 
+--- Takes back what addSystemEventTrigger asked for.
+---@param trigger Trigger
+---@return boolean? ok nil, message, code where it was called or taken back before
+---@return string? message
+---@return string? code
 function MemoryReactor:removeSystemEventTrigger(trigger)
   for i, other in ipairs(self.triggers) do
     if rawequal(other, trigger) then
@@ -286,7 +286,7 @@ local function listen(self, given, endpoint)
   end
   made.factory = definition.factoryOf(given)
   table.insert(list, made)
-  self:raise(made.factory)
+  memoryconnector.raise(self, made.factory)
   return made
 end
 
@@ -302,22 +302,51 @@ local function connectLater(self, given, endpoint)
   return connector
 end
 
+--- Notes a port, in `tcpServers`; its factory starts.
+---@param port integer to 65535; 0: one that is free
+---@param factory table a factory, a Factory class, or a definition
+---@param opts? { interface: string?, backlog: integer? } backlog: a count of connections, which is only noted
+---@return MemoryPort? port nil, message, code where that is listened on already
+---@return string? message
+---@return string? code EADDRINUSE
 function MemoryReactor:listenTCP(port, factory, opts)
   return listen(self, factory, asked.listenTCP(port, factory, opts, isAddress))
 end
 
+--- Notes a port, in `unixServers`; its factory starts.
+---@param path string
+---@param factory table a factory, a Factory class, or a definition
+---@param opts? { mode: integer?, backlog: integer? } mode as a number; backlog: a count of connections, only noted
+---@return MemoryPort? port nil, message, code where that is listened on already
+---@return string? message
+---@return string? code EADDRINUSE
 function MemoryReactor:listenUNIX(path, factory, opts)
   return listen(self, factory, asked.listenUNIX(path, factory, opts))
 end
 
+--- Notes a connector, in `tcpClients`, which waits for `connect` or `fail`.
+---@param host string
+---@param port integer from 1 to 65535
+---@param factory table a client factory, a class of one, or a definition
+---@param opts? { timeout: number?, bindAddress: string|table? } timeout: seconds, which are only noted
+---@return MemoryConnector
 function MemoryReactor:connectTCP(host, port, factory, opts)
   return connectLater(self, factory, asked.connectTCP(host, port, factory, opts, isAddress))
 end
 
+--- Notes a connector, in `unixClients`, which waits for `connect` or `fail`.
+---@param path string
+---@param factory table a client factory, a class of one, or a definition
+---@param opts? { timeout: number? } seconds, which are only noted
+---@return MemoryConnector
 function MemoryReactor:connectUNIX(path, factory, opts)
   return connectLater(self, factory, asked.connectUNIX(path, factory, opts))
 end
 
+--- Notes a lookup, in `lookups`; an address is its own answer.
+---@param name string
+---@param opts? { timeout: number? } seconds, which are only noted
+---@return Deferred d of what the test gives it: an address as a string
 function MemoryReactor:resolve(name, opts)
   opts = asked.resolve(name, opts)
   local d = deferred.Deferred:new()
@@ -354,7 +383,7 @@ local function answer(self, connector, server, options)
   local made = newPump(self, options, connector:getDestination())
   made.server = made.sides[1]:join(server)
   count(made.sides[2], connector.factory)
-  made.client = connector:join(made.sides[2])
+  made.client = memoryconnector.join(connector, made.sides[2])
   return made
 end
 
@@ -407,7 +436,7 @@ function MemoryReactor:fail(connector, errno) -- luacheck: no self
   elseif connector.state ~= "connecting" then
     return nil, "the connector is " .. connector.state, "EALREADY"
   end
-  connector:failed(failed[1], failed[2], failed[3], errno or "ECONNREFUSED")
+  memoryconnector.failed(connector, failed[1], failed[2], failed[3], errno or "ECONNREFUSED")
   return true
 end
 
@@ -463,7 +492,7 @@ local function program(self)
       return listen(self, given, endpoint)
     end,
     connectOnce = function(given, endpoint)
-      return newConnector(self, given, endpoint):connectOnce()
+      return memoryconnector.connectOnce(newConnector(self, given, endpoint))
     end,
   }
 end

@@ -32,6 +32,8 @@ local function makeSide(pump, options, other)
   return carrier
 end
 
+--- Called by `:new(options)`.
+---@param options PumpOptions?
 function Pump:init(options)
   options = options or {}
   local window, host, peer = options.window or WINDOW, options.host, options.peer
@@ -87,8 +89,6 @@ function Pump:step()
   return any
 end
 
--- As it is called in Twisted.
-Pump.pump = Pump.step
 
 --- Steps until nothing moves any more.
 function Pump:flush()
@@ -146,13 +146,18 @@ function pump.needSide(name, value, level)
   end
 end
 
+--- How a pump joins two protocols.
+---@class PumpOptions
+---@field cut? integer|fun(): integer the most bytes of a piece, or a function that gives that for each
+---@field window? integer so many bytes may be on their way (65536)
+---@field host? table the address of the server
+---@field peer? table the address of the client
+---@field onError? fun(text: string) is given what callbacks raise, which is raised where there is none
+
 --- Connects two protocols, without a network. Each may be a factory too, whose buildProtocol makes it.
 ---@param server Protocol|Factory
 ---@param client Protocol|Factory
----@param options? integer|function|{ cut: integer|function?, window: integer?, host: table?, peer: table?, onError: function? }
----the cut alone, or a table. cut: the most bytes of a piece, or a function that gives that for each; window: so many bytes may be on
----their way (65536); host, peer: the addresses of the server and of the client; onError: is given what
----callbacks raise, as text, which is raised where there is none
+---@param options? integer|fun(): integer|PumpOptions the cut alone, or a table
 ---@return Pump
 function pump.connect(server, client, options)
   pump.needSide("connect", server, 2)

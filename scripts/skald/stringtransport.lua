@@ -14,7 +14,7 @@ local READ_SIZE = 65536
 --- What a peer does is told by the functions of `skald.testing`: `feed`, `finish`, `lose`, `turn`. They
 --- call the protocol as the host does: what it writes is sent, and connectionLost comes, when the callback
 --- has returned. Where a test calls `dataReceived` by hand, no connectionLost follows.
----@class StringTransport: Transport
+---@class StringTransport: Object, Transport
 ---@field disconnecting boolean loseConnection or abortConnection was called, or the connection is lost
 ---@field disconnected boolean abortConnection was called, or the connection is lost
 ---@field writeDisconnecting boolean loseWriteConnection was called
@@ -32,13 +32,14 @@ local StringTransport = class.root("StringTransport", {
 
 -- --- making one -------------------------------------------------------------------------------
 
+--- What a StringTransport is to be like.
 ---@class StringTransportOptions
 ---@field peer table?
 ---@field host table?
 ---@field window integer? so many bytes are taken that `clear` has not forgotten; none: all
----@field highWater integer? as the bound of a factory; so are the others
----@field lowWater integer?
----@field maxBuffered integer?
+---@field highWater integer? bytes, as the bound of a factory
+---@field lowWater integer? bytes, as the bound of a factory
+---@field maxBuffered integer? bytes, as the bound of a factory
 
 local known = { peer = "table", host = "table", window = "number" }
 for _, name in ipairs { "highWater", "lowWater", "maxBuffered" } do
@@ -144,8 +145,8 @@ function StringTransport:flush()
   self._fake:send()
 end
 
---- Bytes queued and not yet sent.
----@return integer
+--- What is queued and not yet sent.
+---@return integer bytes
 function StringTransport:bufferedAmount()
   return self._fake.queue.bytes
 end
