@@ -2,12 +2,12 @@
 
 local class = require "skald.class"
 local connectors = require "skald.connectors"
+local definition = require "skald.definition"
 local deferred = require "skald.deferred"
 local endpoints = require "skald.endpoints"
 local owner = require "skald.owner"
 local program = require "skald.program"
 local protocol = require "skald.protocol"
-local definition = require "skald.definition"
 
 ---@class skald.client
 local client = {}
