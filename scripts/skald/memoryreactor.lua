@@ -275,7 +275,14 @@ local function addressOf(self, endpoint)
   return address.inet(host:find(":", 1, true) and "TCP6" or "TCP", host, number)
 end
 
+-- What serves a port: of `haproxy:` a wrapper that reads the header first.
+local function servedBy(factory, proxied)
+  return proxied and require("skald.haproxy").HAProxyWrappingFactory:new(factory) or factory
+end
+
 local function listen(self, given, endpoint)
+  local proxied = endpoint.inner ~= nil
+  endpoint = endpoint.inner or endpoint
   local list = endpoint.type == "unix" and self.unixServers or self.tcpServers
   local made = setmetatable({ memory = self, endpoint = endpoint, listening = true }, Port)
   made.address = addressOf(self, endpoint)
@@ -285,6 +292,7 @@ local function listen(self, given, endpoint)
     end
   end
   made.factory = definition.factoryOf(given)
+  made.served = servedBy(made.factory, proxied)
   table.insert(list, made)
   memoryconnector.raise(self, made.factory)
   return made
@@ -374,8 +382,8 @@ end
 local function accept(self, port, client, options)
   local made = newPump(self, options, port.address)
   local side = made.sides[1]
-  count(side, port.factory)
-  made:join(groupOf(port.factory):hasRoom(side.transport:getPeer()) and port.factory or nil, client)
+  count(side, port.served)
+  made:join(groupOf(port.served):hasRoom(side.transport:getPeer()) and port.served or nil, client)
   return made
 end
 

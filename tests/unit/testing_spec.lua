@@ -618,6 +618,20 @@ describe("a MemoryReactor", function()
     assert.equal("tcp:0.0.0.0:7007", tostring(records[1]:getHost()))
   end)
 
+  it("reads the header of a haproxy: endpoint", function()
+    local port, client = memory:serve({ protocol = Echo, listen = "haproxy:tcp:80" })[1], Recorder:new()
+    local seen
+    function Echo:connectionMade()
+      seen = tostring(self.transport:getPeer())
+    end
+    memory:connect(port, client)
+    client.transport:write "PROXY TCP4 192.0.2.9 192.0.2.1 1234 80\r\nhello"
+    memory:flush()
+    Echo.connectionMade = nil
+    assert.same({ "tcp:192.0.2.9:1234", "hello" }, { seen, client.data })
+    assert.equal("tcp:0.0.0.0:80", tostring(port:getHost()))
+  end)
+
   it("notes lookups, triggers, logs and the stop", function()
     local found, calls = nil, {}
     reactor().resolve("example.org"):addCallback(function(host_) found = host_ end)
