@@ -30,7 +30,6 @@ end
 
 --- A service under test.
 ---@class Served
----@field service Service
 ---@field ports Port[] what it listens on, in the order of its endpoints
 ---@field factory Factory? the living one of its first definition
 ---@field factories Factory[] of each of its definitions

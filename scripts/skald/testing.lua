@@ -42,4 +42,25 @@ end
 
 testing.AccumulatingProtocol = AccumulatingProtocol
 
+local function withinHost(name)
+  local ok, spec = pcall(require, "skald.spec")
+  return ok and spec or error(("testing.%s is there under `skald test`, not outside a host"):format(name), 3)
+end
+
+--- Serves a script within the host that runs the test (`skald test`), until that test, or the block, has
+--- ended.
+---@param file string
+---@param options table<string, string>? its `key=value` words, such as `{ listen = "tcp:127.0.0.1:0" }`
+---@return Served
+function testing.serve(file, options)
+  return withinHost("serve").serve(file, options)
+end
+
+--- The errors that were logged since the test began: they fail it no more (`skald test`).
+---@param pattern string? a Lua pattern: only those that match
+---@return string[]
+function testing.flushLoggedErrors(pattern)
+  return withinHost("flushLoggedErrors").flushLoggedErrors(pattern)
+end
+
 return testing
