@@ -10,7 +10,7 @@ CC := $(if $(filter default,$(origin CC)),gcc,$(CC))
 BUILD_PACKAGES := gcc libc6-dev pkg-config libuv1-dev libluajit-5.1-dev lua-cjson-dev libc-ares-dev luajit libssl3
 TEST_PACKAGES := lua-busted lua-socket netcat-openbsd socat telnet curl python3 python3-twisted procps lua-cjson git rsync vim-tiny haproxy
 LINT_PACKAGES := lua-check clang-format clang-tidy
-BENCH_PACKAGES := lua-luv python3-uvloop golang-go nodejs
+BENCH_PACKAGES := lua-luv python3-uvloop golang-go nodejs haproxy
 
 SOURCES := $(filter-out host/main.c,$(wildcard host/*/*.c))
 LIBRARY := $(wildcard scripts/skald/*.lua)
@@ -97,11 +97,12 @@ lint: build-deps ## formatting, static analysis, direction of includes
 
 .PHONY: bench bench-tools
 bench-tools: build-deps
-	@$(MAKE) -s --no-print-directory $(BUILD)/bench/floor $(BUILD)/bench/load
+	@$(MAKE) -s --no-print-directory $(BUILD)/bench/floor $(BUILD)/bench/load $(BUILD)/bench/forward
 bench: release bench-tools ## CPU, latency, memory, start time, beside a plain C server and others
 	$(call need,$(BENCH_PACKAGES))
 	@luajit tests/bench/bench.lua --json $(BUILD)/bench.json
 	@luajit tests/bench/async.lua --json $(BUILD)/async.json
+	@luajit tests/bench/forward.lua --json $(BUILD)/forward.json
 
 .PHONY: docs
 docs: build-deps ## docs/reference, from the comments in scripts/

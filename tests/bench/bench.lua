@@ -4,6 +4,7 @@ package.path = "tests/bench/?.lua;" .. package.path
 
 local proc = require "proc"
 local report = require "report"
+local Run = require "rounds"
 local servers = require "servers"
 
 local USAGE = [[
@@ -17,7 +18,7 @@ usage: luajit tests/bench/bench.lua [--quick] [--json FILE] [--only CASE,...] [-
 local CASES = { "echo64", "pipe16", "bulk", "fetch", "idle", "start" }
 local FETCHERS = 50 -- concurrent clients of a fetch
 local POEM_SIZE = 2048
-local STOLEN = 0.1 -- a round that the hypervisor took more of is disturbed
+local COLLECT = "/collect.sock" -- in the folder of the run
 
 -- title, unit of a message, arguments of `load echo` after the port
 local ECHOES = {
@@ -36,7 +37,7 @@ local FULL = { rounds = 17, peerRounds = 5, seconds = 0.8, warm = 0.2, starts = 
 local QUICK = { rounds = 3, peerRounds = 1, seconds = 0.6, warm = 0.2, starts = 5, idle = 1,
   idlePeers = 0, repeats = 3 }
 
-local bench = { failures = {}, bars = {}, results = {}, started = 0, rounds = 0, disturbed = 0 }
+local bench = Run.new "bench"
 
 local function split(text)
   local set = {}
@@ -90,151 +91,22 @@ local function parse(args)
   return options
 end
 
--- What goes wrong is told at once, and makes the exit status 1.
-local function failed(who, why, process)
-  local text = ("%s: %s"):format(who, why)
-  local complaint = process and process:complaint() or ""
-  bench.failures[#bench.failures + 1] = text
-  io.stderr:write("bench: ", text, "\n", complaint)
-  if complaint ~= "" and complaint:sub(-1) ~= "\n" then
-    io.stderr:write("\n")
-  end
-end
-
-local function progress(text)
-  if bench.terminal then
-    io.stderr:write("\r\27[K", text)
-  end
-end
-
--- Starts a server and waits for its endpoints; the process, its TCP port, the seconds it took.
-local function start(server, extra)
-  local command = {}
-  for _, words in ipairs { server.command, extra or {} } do
-    for _, word in ipairs(words) do
-      command[#command + 1] = word
-    end
-  end
-  bench.started = bench.started + 1
-  local log = ("%s/%d.log"):format(bench.folder, bench.started)
-  local began, port = proc.now(), nil
-  local process = proc.spawn(command, { cpu = bench.serverCpu, log = log })
-  for _ = 1, extra and 2 or 1 do
-    local line, why = process:line(15)
-    if not line or not line:find("^listening ") then
-      failed(server.name, "did not start to listen: " .. (why or line), process)
-      process:stop()
-      return nil
-    end
-    port = port or line:match("^listening tcp:127%.0%.0%.1:(%d+)")
-  end
-  return process, port, proc.now() - began
-end
-
-local function stop(server, process)
-  local status = process:stop()
-  if status ~= 0 and status ~= 143 then
-    failed(server.name, ("ended with status %s"):format(tostring(status)), process)
-  end
-  os.remove(process.logPath)
-end
-
--- One run of the load generator against a running server: its figures, or nil. A window in which
--- nothing came back is a figure too: the machine may have been taken away from us.
-local function load(server, mode, args, limit)
-  local command = { servers.load, mode }
-  for _, arg in ipairs(args) do
-    command[#command + 1] = tostring(arg)
-  end
-  local process = proc.spawn(command, { cpu = bench.loadCpu, log = bench.folder .. "/load.log" })
-  local line, why = process:line(limit)
-  if line == "warm" then
-    line, why = process:line(limit)
-  end
-  local status, figures = process:wait(limit), {}
-  for key, value in (line or ""):gmatch('"([%w_]+)":([%d.]+)') do
-    figures[key] = tonumber(value)
-  end
-  if status ~= 0 and not (figures.errors == 0 and figures.short == 0) then
-    failed(server.name, ("load %s: %s"):format(mode, why or "status " .. tostring(status)), process)
-    process:stop()
-    return nil
-  end
-  return figures
-end
-
--- One try of one server: started, loaded, stopped. Adds cost (CPU us), rate (a second) and the
--- share of CPU time that the hypervisor gave to others meanwhile.
-local function try(server, mode, argsFor, counted)
-  local process, port = start(server)
-  if not process then
-    return nil
-  end
-  local limit = bench.plan.seconds + bench.plan.warm + 30
-  local began, stolen = proc.now(), proc.stolen()
-  local figures = load(server, mode, argsFor(port, process.pid), limit)
-  stop(server, process)
-  if not figures then
-    return nil
-  end
-  figures.stolen = (proc.stolen() - stolen) / (proc.now() - began) / bench.machine.cpus
-  if figures[counted] > 0 then
-    figures.cost = figures.cpu_us / figures[counted]
-    figures.rate = figures[counted] / figures.seconds
-  end
-  return figures
-end
-
--- One round of one server; a disturbed one is repeated while the case has repeats left.
-local function round(server, mode, argsFor, counted)
-  local best
-  for _ = 1, 3 do
-    local figures = try(server, mode, argsFor, counted)
-    if not figures then
-      return nil
-    end
-    if not best or not best.cost or (figures.cost and figures.stolen < best.stolen) then
-      best = figures
-    end
-    if (best.cost and best.stolen <= STOLEN) or bench.repeats <= 0 then
-      break
-    end
-    bench.repeats = bench.repeats - 1
-  end
-  bench.rounds = bench.rounds + 1
-  bench.disturbed = bench.disturbed + (best.stolen > STOLEN and 1 or 0)
-  if not best.cost and best.stolen <= STOLEN then
-    failed(server.name, "nothing came back within the window")
-  end
-  return best.cost and best or nil
-end
-
-local function roundsOf(server)
+function bench.roundsOf(server)
   local own = server.name == "skald" or server.name == "luv" or server.name:find("^floor")
   return own and bench.plan.rounds or bench.plan.peerRounds
 end
 
--- Rounds of all servers in turn: A B C A B C. Returns name -> round -> figures.
-local function interleave(list, title, mode, argsFor, counted)
-  local all = {}
-  bench.repeats = bench.plan.repeats
-  for _, server in ipairs(list) do
-    all[server.name] = {}
-  end
-  for i = 1, bench.plan.rounds do
-    for _, server in ipairs(list) do
-      if i <= roundsOf(server) then
-        progress(("%s: round %d of %d, %s"):format(title, i, bench.plan.rounds, server.name))
-        all[server.name][i] = round(server, mode, argsFor, counted)
-      end
+-- What measures a server in one round: it is started, loaded, stopped.
+local function measuring(mode, argsFor)
+  return function(server)
+    local process, port = bench:start(server)
+    if not process then
+      return nil
     end
+    local figures = bench:figures(server, bench:spawnLoad(mode, argsFor(port, process.pid)))
+    bench:stop(server, process)
+    return figures
   end
-  progress("")
-  return all
-end
-
-local function ratio(all, name, base, field)
-  return all[name] and all[base] and report.ratios(all[name], all[base], field, bench.plan.rounds)
 end
 
 -- Prints and keeps what a case with rounds has shown.
@@ -248,10 +120,10 @@ local function conclude(case, title, unit, list, all)
       cpu_us = report.field(rounds, "cost", count), rate = report.field(rounds, "rate", count),
       p50_us = report.field(rounds, "p50_us", count),
       p99_us = report.field(rounds, "p99_us", count),
-      cpu_to_floor = ratio(all, server.name, "floor", "cost"),
-      rate_to_floor = ratio(all, server.name, "floor", "rate"),
-      cpu_to_luv = ratio(all, server.name, "luv", "cost"),
-      cpu_to_skald = ratio(all, server.name, "skald", "cost"),
+      cpu_to_floor = bench:ratio(all, server.name, "floor", "cost"),
+      rate_to_floor = bench:ratio(all, server.name, "floor", "rate"),
+      cpu_to_luv = bench:ratio(all, server.name, "luv", "cost"),
+      cpu_to_skald = bench:ratio(all, server.name, "skald", "cost"),
       stolen = report.field(rounds, "stolen", count),
     }
     local floor = all.floor and report.field(all.floor, "cost", count)
@@ -270,10 +142,6 @@ local function conclude(case, title, unit, list, all)
   report.table(rows)
 end
 
-local function addBar(text, value, relation, limit)
-  bench.bars[#bench.bars + 1] = report.bar(text, value, relation, limit)
-end
-
 -- The median of one figure of a server in a case, where there is one.
 local function seen(case, field, server)
   local kept = bench.results[case] and bench.results[case].servers[server or "skald"]
@@ -286,7 +154,7 @@ local function runEcho(case)
   local function argsFor(port, pid)
     return { port, spec.load[1], spec.load[2], spec.load[3], plan.seconds, plan.warm, pid }
   end
-  local all = interleave(bench.echoes, case, "echo", argsFor, "messages")
+  local all = bench:interleave(bench.echoes, case, measuring("echo", argsFor), "messages")
   conclude(case, spec.title, spec.unit, bench.echoes, all)
 end
 
@@ -309,7 +177,7 @@ local function runFetch()
     return { port, FETCHERS, plan.seconds, plan.warm, POEM_SIZE, pid }
   end
   local list = servers.poets(bench.options.server, poem)
-  local all = interleave(list, "fetch", "fetch", argsFor, "connections")
+  local all = bench:interleave(list, "fetch", measuring("fetch", argsFor), "connections")
   local title = ("fetch: a poem of %d bytes, %d clients at a time (floor closes as skald does)")
     :format(POEM_SIZE, FETCHERS)
   conclude("fetch", title, "connection", list, all)
@@ -332,7 +200,7 @@ end
 -- Asks for a full collection; skald answers with what its Lua heap holds, in KB.
 local function collect(server, process)
   if server.name == "skald" then
-    return proc.ask(bench.collectSocket, "collect\n", 15)
+    return proc.ask(bench.folder .. COLLECT, "collect\n", 15)
   elseif server.name ~= "floor" then
     process:collect()
   end
@@ -390,7 +258,7 @@ local function idleSlope(server, process, port)
   clients:finish()
   local status = clients:wait(30)
   if not last or status ~= 0 then
-    failed(server.name, why or "load idle: status " .. tostring(status), clients)
+    bench:failed(server.name, why or "load idle: status " .. tostring(status), clients)
     clients:stop()
     return nil
   end
@@ -400,15 +268,15 @@ end
 local function idleRound(server)
   local extra
   if server.name == "skald" then
-    os.remove(bench.collectSocket)
-    extra = { "tests/bench/collect.lua", "listen=unix:" .. bench.collectSocket }
+    os.remove(bench.folder .. COLLECT)
+    extra = { "tests/bench/collect.lua", "listen=unix:" .. bench.folder .. COLLECT }
   end
-  local process, port = start(server, extra)
+  local process, port = bench:start(server, extra)
   if not process then
     return nil
   end
   local figures = idleSlope(server, process, port)
-  stop(server, process)
+  bench:stop(server, process)
   return figures
 end
 
@@ -426,7 +294,7 @@ local function runIdle()
   for _, server in ipairs(bench.echoes) do
     local rounds, count = {}, idleRounds(server)
     for i = 1, count do
-      progress(("idle: %s, round %d of %d"):format(server.name, i, count))
+      bench:progress(("idle: %s, round %d of %d"):format(server.name, i, count))
       rounds[i] = idleRound(server)
     end
     if count > 0 then
@@ -440,7 +308,7 @@ local function runIdle()
         report.number(result.high_kb and result.high_kb.median) }
     end
   end
-  progress("")
+  bench:progress("")
   bench.results.idle = kept
   print("\n" .. title)
   report.table(rows)
@@ -448,13 +316,13 @@ end
 
 -- One start: milliseconds to the listening line, and the memory it then has, in KB.
 local function startRound(server)
-  local process, _, seconds = start(server)
+  local process, _, seconds = bench:start(server)
   if not process then
     return nil
   end
   settle(process, 0)
   local resident, private = process:memory()
-  stop(server, process)
+  bench:stop(server, process)
   return { ms = seconds * 1000, resident = resident, private = private }
 end
 
@@ -462,12 +330,12 @@ local function runStart()
   local count, all = bench.plan.starts, {}
   for i = 1, count do
     for _, server in ipairs(bench.echoes) do
-      progress(("start: round %d of %d, %s"):format(i, count, server.name))
+      bench:progress(("start: round %d of %d, %s"):format(i, count, server.name))
       all[server.name] = all[server.name] or {}
       all[server.name][i] = startRound(server)
     end
   end
-  progress("")
+  bench:progress("")
   local title = ("start: from spawn to the listening line, %d times; memory when at rest")
     :format(count)
   local kept = { title = title, servers = {} }
@@ -490,44 +358,26 @@ end
 
 local function judge()
   local resident = seen("start", "resident_kb")
-  addBar("64 B echo: CPU per message, x floor", seen("echo64", "cpu_to_floor"), "<=", 1.05)
-  addBar("64 B echo: CPU per message, x luv", seen("echo64", "cpu_to_luv"), "<", 1)
-  addBar("64 B echo as a coroutine: CPU per message, x callbacks", seen("echo64", "cpu_to_skald", "stream"), "<=", 1.1)
-  addBar("16 pipelined: CPU per message, x floor", seen("pipe16", "cpu_to_floor"), "<=", 1.05)
-  addBar("16 pipelined: CPU per message, x luv", seen("pipe16", "cpu_to_luv"), "<", 1)
-  addBar("64 KiB chunks: CPU per chunk, x floor", seen("bulk", "cpu_to_floor"), "<=", 1.12)
-  addBar("fetch: rate, x floor", seen("fetch", "rate_to_floor"), ">=", 0.9)
-  addBar("fetch: CPU per connection, x floor", seen("fetch", "cpu_to_floor"), "<=", 1.2)
-  addBar("idle connection, KB", seen("idle", "kb"), "<=", 0.6)
-  addBar("start, ms", seen("start", "ms"), "<=", 15)
-  addBar("resident at start, MB", resident and resident / 1024, "<=", 5)
-  print("\nthe bars of the project")
-  report.bars(bench.bars)
-  if bench.disturbed > 0 then
-    print(("\n%d of %d rounds are disturbed: the hypervisor took more than %g %% of the CPU time")
-      :format(bench.disturbed, bench.rounds, STOLEN * 100))
-  end
-end
-
-local function firstLine(command)
-  local pipe = io.popen(command .. " 2>/dev/null")
-  local line = pipe:read("*l")
-  pipe:close()
-  return line or "?"
+  bench:addBar("64 B echo: CPU per message, x floor", seen("echo64", "cpu_to_floor"), "<=", 1.05)
+  bench:addBar("64 B echo: CPU per message, x luv", seen("echo64", "cpu_to_luv"), "<", 1)
+  bench:addBar("64 B echo as a coroutine: CPU per message, x callbacks", seen("echo64", "cpu_to_skald", "stream"),
+    "<=", 1.1)
+  bench:addBar("16 pipelined: CPU per message, x floor", seen("pipe16", "cpu_to_floor"), "<=", 1.05)
+  bench:addBar("16 pipelined: CPU per message, x luv", seen("pipe16", "cpu_to_luv"), "<", 1)
+  bench:addBar("64 KiB chunks: CPU per chunk, x floor", seen("bulk", "cpu_to_floor"), "<=", 1.12)
+  bench:addBar("fetch: rate, x floor", seen("fetch", "rate_to_floor"), ">=", 0.9)
+  bench:addBar("fetch: CPU per connection, x floor", seen("fetch", "cpu_to_floor"), "<=", 1.2)
+  bench:addBar("idle connection, KB", seen("idle", "kb"), "<=", 0.6)
+  bench:addBar("start, ms", seen("start", "ms"), "<=", 15)
+  bench:addBar("resident at start, MB", resident and resident / 1024, "<=", 5)
+  bench:printBars "the bars of the project"
 end
 
 local function header(left)
-  local cpus = proc.cpus()
-  bench.machine = { cpus = #cpus, kernel = firstLine("uname -r"), pinned = #cpus >= 2 }
+  local pinned = bench:pin()
   print(("skald bench, %s: %d CPUs, Linux %s"):format(bench.options.quick and "quick" or "full",
-    #cpus, bench.machine.kernel))
-  if #cpus >= 2 then
-    bench.serverCpu, bench.loadCpu = cpus[1], cpus[2]
-    proc.pin(bench.loadCpu)
-    print("servers run on one CPU, the load generator on another")
-  else
-    print("servers and the load generator share the CPU")
-  end
+    bench.machine.cpus, bench.machine.kernel))
+  print(pinned)
   print(("%d rounds of %g s after %g s of warm-up, servers in turn; medians (min-max)")
     :format(bench.plan.rounds, bench.plan.seconds, bench.plan.warm))
   print("x floor: round by round; best/best: least CPU of all rounds beside the floor's least")
@@ -537,20 +387,6 @@ local function header(left)
   for _, one in ipairs(left) do
     print(("left out: %s, %s"):format(one.name, one.reason))
   end
-end
-
-local function writeJson(path)
-  local file, why = io.open(path, "w")
-  if not file then
-    failed("--json", why)
-    return
-  end
-  file:write(report.json {
-    quick = bench.options.quick or false, machine = bench.machine, plan = bench.plan,
-    cases = bench.results, bars = bench.bars, rounds = bench.rounds,
-    disturbed = bench.disturbed, failures = bench.failures, left_out = bench.left,
-  }, "\n")
-  file:close()
 end
 
 -- Without the floor, the load generator or (unless left away) skald there is nothing to do.
@@ -585,27 +421,13 @@ local function runAll()
 end
 
 local function main(args)
-  local began = proc.now()
   bench.options = parse(args)
   bench.plan = bench.options.quick and QUICK or FULL
   bench.descriptors = proc.raiseDescriptors()
-  bench.terminal = os.execute("test -t 2") == 0
   bench.echoes, bench.left = servers.echoes(bench.options.server)
   demand(bench.left)
   header(bench.left)
-  bench.folder = proc.tempFolder()
-  bench.collectSocket = bench.folder .. "/collect.sock"
-  proc.setenv("XDG_RUNTIME_DIR", bench.folder)
-  local ok, message = xpcall(runAll, debug.traceback)
-  os.execute("rm -rf -- '" .. bench.folder .. "'")
-  if not ok then
-    failed("bench", message)
-  end
-  if bench.options.json then
-    writeJson(bench.options.json)
-  end
-  print(("\n%d failures, %.0f s"):format(#bench.failures, proc.now() - began))
-  os.exit(#bench.failures == 0 and 0 or 1)
+  bench:main(runAll, bench.options.json, { quick = bench.options.quick or false, left_out = bench.left })
 end
 
 main(arg)

@@ -16,21 +16,26 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
 #define SECOND UINT64_C(1000000000)
-#define SHIFTS 256         // different places in the pattern where a message can begin
-#define MAX_ERRORS 1000    // a run with so many is over
-#define DRAIN_SECONDS 5    // for what is in flight when the counted window ends
-#define STALL_SECONDS 20   // no byte for so long: the rest is given up (slow)
-#define SLOW_SECONDS 300   // the longest slow run
-#define PER_ADDRESS 20000  // idle connections from one source address
-#define FETCH_ADDRESSES 64 // source addresses that fetch goes round
-#define SLOW_BUFFER 8192   // receive buffer of a slow reader
-#define SLOW_READ 4096     // what a slow reader takes in its turn
+#define SHIFTS 256            // different places in the pattern where a message can begin
+#define MAX_ERRORS 1000       // a run with so many is over
+#define DRAIN_SECONDS 5       // for what is in flight when the counted window ends
+#define STALL_SECONDS 20      // no byte for so long: the rest is given up (slow)
+#define SLOW_SECONDS 300      // the longest slow run
+#define PER_ADDRESS 20000     // idle connections from one source address
+#define FETCH_ADDRESSES 64    // source addresses that fetch goes round
+#define SLOW_BUFFER 8192      // receive buffer of a slow reader
+#define SLOW_READ 4096        // what a slow reader takes in its turn
+#define MOST_PROCESSES 64     // of a server: itself and its children
+#define STREAM_PART 262144    // bytes that a stream sends or takes in its turn
+#define STREAM_PERIOD 1048573 // bytes after which a stream repeats itself: a prime
 
 // Latencies in ns, 64 steps to each power of two: exact to 1.6 %.
 struct histogram {
@@ -46,6 +51,8 @@ struct conn {
     uint32_t index;
     uint32_t round;
     bool blocked; // echo: waits to write the rest of its batch
+    bool sends;   // stream
+    bool takes;   // stream
     size_t sent;
     size_t got;
     uint64_t start;
@@ -59,15 +66,18 @@ struct run {
     size_t live;  // conns with a descriptor
     size_t batch; // echo: bytes sent in one go
     uint64_t per_batch;
-    uint64_t expected; // fetch, slow: bytes of one answer; fetch: 0 for any
-    uint64_t serial;   // fetch: connections opened so far
-    clockid_t cpu;     // of the server
-    bool has_cpu;
+    uint64_t expected;              // fetch, slow: bytes of one answer; fetch: 0 for any
+    uint64_t serial;                // fetch: connections opened so far
+    clockid_t cpus[MOST_PROCESSES]; // of the server
+    size_t cpu_count;
+    pid_t server; // 0: nobody asked for its CPU time
     enum phase phase;
     uint64_t warm_end, window_start, window_end;
     uint64_t cpu_start, cpu_end;
     uint64_t done, errors, wrong; // done: messages or connections in the window
     struct histogram *latencies;
+    uint64_t sent, got; // stream: bytes, all in all
+    int file;           // stream: the pattern
     char *pattern;
     char *buffer;
     size_t buffer_size;
@@ -324,7 +334,12 @@ static void run_free(struct run *r)
 
 static uint64_t cpu_ns(const struct run *r)
 {
-    return r->has_cpu ? clock_ns(r->cpu) : 0;
+    uint64_t sum = 0;
+
+    for (size_t i = 0; i < r->cpu_count; i++) {
+        sum += clock_ns(r->cpus[i]);
+    }
+    return sum;
 }
 
 static void run_set_times(struct run *r, double warm, double seconds)
@@ -333,11 +348,37 @@ static void run_set_times(struct run *r, double warm, double seconds)
     r->window_end = r->warm_end + (uint64_t)(seconds * 1e9);
 }
 
+// Adds a process whose CPU time counts; false where it is gone.
+static bool add_process(struct run *r, pid_t pid)
+{
+    return r->cpu_count < MOST_PROCESSES && clock_getcpuclockid(pid, &r->cpus[r->cpu_count]) == 0 &&
+           ++r->cpu_count;
+}
+
 static void run_set_server(struct run *r, const char *pid)
 {
-    r->has_cpu = true;
-    if (clock_getcpuclockid((pid_t)number(pid, "PID", 1, 1e9), &r->cpu) != 0) {
-        die("no process %s", pid);
+    r->server = (pid_t)number(pid, "PID", 1, 1e9);
+}
+
+// A server may have forked for each connection: its children count.
+static void add_server(struct run *r)
+{
+    char path[64];
+    int child;
+
+    if (!add_process(r, r->server)) {
+        die("no process %d", r->server);
+    }
+    snprintf(path, sizeof(path), "/proc/%d/task/%d/children", r->server, r->server);
+    FILE *file = fopen(path, "r");
+
+    while (file && fscanf(file, "%d", &child) == 1) {
+        if (!add_process(r, child)) {
+            die("process %d is gone, or one too many", child);
+        }
+    }
+    if (file) {
+        fclose(file);
     }
 }
 
@@ -350,6 +391,9 @@ static void run_tick(struct run *r)
         puts("warm");
         fflush(stdout);
         r->phase = COUNT;
+        if (r->server) {
+            add_server(r);
+        }
         r->cpu_start = cpu_ns(r);
         r->window_start = now_ns();
     } else if (r->phase == COUNT && now >= r->window_end) {
@@ -401,7 +445,7 @@ static int run_report(struct run *r, const char *what)
     printf("{\"%s\":%llu,\"seconds\":%.6f,\"errors\":%llu,\"short\":%llu,", what,
            (unsigned long long)r->done, (double)(r->window_end - r->window_start) / 1e9,
            (unsigned long long)r->errors, (unsigned long long)r->wrong);
-    if (r->has_cpu) {
+    if (r->cpu_count > 0) {
         printf("\"cpu_us\":%.1f,", (double)(r->cpu_end - r->cpu_start) / 1000);
     }
     histogram_print(r->latencies);
@@ -723,6 +767,162 @@ static int run_slow(struct run *r, int argc, char **argv)
     return r->done < count;
 }
 
+// stream: both ends of a forwarder, bytes one way or both. While it warms up the bytes are
+// compared; in the counted window the kernel drops them, and takes them from a file: so that the
+// forwarder is what takes the time.
+
+static void make_file(struct run *r)
+{
+    r->batch = STREAM_PERIOD;
+    make_pattern(r);
+    r->file = memfd_create("pattern", MFD_CLOEXEC);
+    if (r->file < 0 || write(r->file, r->pattern, STREAM_PERIOD) != STREAM_PERIOD) {
+        die("pattern: %s", strerror(errno));
+    }
+}
+
+static int stream_listen(int *port)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t size = sizeof(at);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    if (fd < 0 || bind(fd, (struct sockaddr *)&at, size) < 0 || listen(fd, 4096) < 0 ||
+        getsockname(fd, (struct sockaddr *)&at, &size) < 0) {
+        die("listen: %s", strerror(errno));
+    }
+    *port = ntohs(at.sin_port);
+    return fd;
+}
+
+static void stream_accept(struct run *r, int listener, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        struct pollfd wait = {.fd = listener, .events = POLLIN};
+        struct conn *c = &r->conns[count + i];
+
+        if (poll(&wait, 1, 10000) <= 0) {
+            die("%zu of %zu connections came through", i, count);
+        }
+        c->fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (c->fd < 0) {
+            die("accept: %s", strerror(errno));
+        }
+        socket_option(c->fd, IPPROTO_TCP, TCP_NODELAY, 1);
+        c->index = (uint32_t)(count + i);
+        r->live++;
+    }
+}
+
+static void stream_done(struct run *r, struct conn *c)
+{
+    if (!c->sends && !c->takes) {
+        conn_close(r, c);
+    } else {
+        watch(r, c, EPOLL_CTL_MOD, (c->takes ? EPOLLIN : 0) | (c->sends ? EPOLLOUT : 0));
+    }
+}
+
+static void stream_send(struct run *r, struct conn *c)
+{
+    off_t at = (off_t)(c->sent % STREAM_PERIOD);
+    ssize_t sent = 0;
+
+    if (r->phase == DRAIN) {
+        shutdown(c->fd, SHUT_WR);
+        c->sends = false;
+        stream_done(r, c);
+        return;
+    }
+    sent = sendfile(c->fd, r->file, &at, STREAM_PART);
+    if (sent < 0 && errno != EAGAIN && errno != EINTR) {
+        conn_fail(r, c, "send: %s", strerror(errno));
+    } else if (sent > 0) {
+        c->sent += (size_t)sent;
+        r->sent += (uint64_t)sent;
+    }
+}
+
+static bool stream_is_right(const struct run *r, const struct conn *c, size_t got)
+{
+    size_t at = c->got % STREAM_PERIOD;
+    size_t first = STREAM_PERIOD - at < got ? STREAM_PERIOD - at : got;
+
+    return memcmp(r->buffer, r->pattern + at, first) == 0 &&
+           memcmp(r->buffer + first, r->pattern, got - first) == 0;
+}
+
+static void stream_take(struct run *r, struct conn *c)
+{
+    bool looks = r->phase != COUNT;
+    ssize_t got = recv(c->fd, r->buffer, STREAM_PART, looks ? 0 : MSG_TRUNC);
+
+    if (got < 0 && errno != EAGAIN && errno != EINTR) {
+        conn_fail(r, c, "read: %s", strerror(errno));
+    } else if (got > 0 && looks && !stream_is_right(r, c, (size_t)got)) {
+        conn_fail(r, c, "what came is not what was sent");
+    } else if (got > 0) {
+        c->got += (size_t)got;
+        r->got += (uint64_t)got;
+        r->done += r->phase == COUNT ? (uint64_t)got : 0;
+    } else if (got == 0) {
+        if (r->phase != DRAIN) {
+            conn_fail(r, c, "closed by the server");
+            return;
+        }
+        c->takes = false;
+        stream_done(r, c);
+    }
+}
+
+static void on_stream(struct run *r, struct conn *c, uint32_t events)
+{
+    if (c->fd >= 0 && c->takes && events & (EPOLLIN | EPOLLERR | EPOLLHUP)) {
+        stream_take(r, c);
+    }
+    if (c->fd >= 0 && c->sends && events & EPOLLOUT) {
+        stream_send(r, c);
+    }
+}
+
+// Says where it listens; where the forwarder does comes on stdin.
+static void stream_connect(struct run *r, size_t count)
+{
+    char line[64], pid[32];
+    int port, listener = stream_listen(&port);
+
+    printf("listening tcp:127.0.0.1:%d\n", port);
+    fflush(stdout);
+    if (!fgets(line, sizeof(line), stdin) || sscanf(line, "%d %31s", &r->port, pid) != 2) {
+        die("expected the line 'PORT PID' on stdin");
+    }
+    connect_up_to(r, count, 0);
+    stream_accept(r, listener, count);
+    close(listener);
+    run_set_server(r, pid);
+}
+
+// stream CONNS WAYS SECONDS [WARM]
+static int run_stream(struct run *r, int argc, char **argv)
+{
+    size_t count = (size_t)number(argv[0], "CONNS", 1, 1000);
+    bool both = number(argv[1], "WAYS", 1, 2) == 2;
+
+    run_init(r, 0, count * 2);
+    make_file(r);
+    stream_connect(r, count);
+    run_set_times(r, argc > 3 ? number(argv[3], "WARM", 0, 3600) : 0,
+                  number(argv[2], "SECONDS", 0.01, 3600));
+    for (size_t i = 0; i < count * 2; i++) {
+        r->conns[i].sends = i < count || both;
+        r->conns[i].takes = true; // the end, at least
+        watch(r, &r->conns[i], EPOLL_CTL_ADD, EPOLLIN | (r->conns[i].sends ? EPOLLOUT : 0));
+    }
+    run_loop(r, on_stream);
+    r->wrong = r->sent != r->got;
+    return run_report(r, "bytes");
+}
+
 static const struct mode {
     const char *name;
     int least, most; // arguments
@@ -733,6 +933,7 @@ static const struct mode {
     {"fetch", 3, 6, run_fetch, "fetch PORT CONNS SECONDS [WARM [EXPECTED_BYTES [PID]]]"},
     {"idle", 2, 2, run_idle, "idle PORT CONNS"},
     {"slow", 3, 3, run_slow, "slow PORT CONNS EXPECTED_BYTES"},
+    {"stream", 3, 4, run_stream, "stream CONNS WAYS SECONDS [WARM]"},
 };
 
 static const size_t mode_count = sizeof(modes) / sizeof(modes[0]);

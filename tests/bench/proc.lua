@@ -7,6 +7,7 @@ typedef struct { long sec, nsec; } bench_timespec;
 typedef struct { int fd; short events, revents; } bench_pollfd;
 typedef struct { unsigned long cur, max; } bench_rlimit;
 typedef struct { unsigned short family; char path[108]; } bench_sockaddr_un;
+typedef struct { unsigned short family, port; unsigned char addr[4], zero[8]; } bench_sockaddr_in;
 int fork(void);
 int execvp(const char *file, const char *const argv[]);
 void _exit(int status);
@@ -22,6 +23,8 @@ long write(int fd, const void *buffer, size_t size);
 int poll(bench_pollfd *fds, unsigned long count, int timeout);
 int socket(int domain, int type, int protocol);
 int connect(int fd, const void *address, unsigned size);
+int bind(int fd, const void *address, unsigned size);
+int getsockname(int fd, void *address, unsigned *size);
 int clock_gettime(int clock, bench_timespec *t);
 int clock_getcpuclockid(int pid, int *clock);
 int sched_getaffinity(int pid, size_t size, void *mask);
@@ -121,6 +124,29 @@ local function pipe()
   local fds = ffi.new("int[2]")
   assert(C.pipe2(fds, O_CLOEXEC) == 0, "no pipe")
   return fds[0], fds[1]
+end
+
+--- A port that nobody listens at, nor has: the system's choice.
+function M.freePort()
+  local at, size = ffi.new("bench_sockaddr_in", 2, 0, { 127, 0, 0, 1 }), ffi.new("unsigned[1]", 16)
+  local fd = C.socket(2, 1 + O_CLOEXEC, 0)
+  assert(C.bind(fd, at, 16) == 0 and C.getsockname(fd, at, size) == 0, "no port")
+  C.close(fd)
+  return bit.bor(bit.lshift(bit.band(at.port, 255), 8), bit.rshift(at.port, 8))
+end
+
+--- Waits until somebody listens at a TCP port of 127.0.0.1, and connects to nobody; the port, or nil and why not.
+function M.listens(port, time)
+  local deadline, row = M.now() + time, (" 0100007F:%04X 00000000:0000 0A "):format(port)
+  repeat
+    for line in io.lines "/proc/net/tcp" do
+      if line:find(row, 1, true) then
+        return port
+      end
+    end
+    M.sleep(0.01)
+  until M.now() > deadline
+  return nil, "nobody listens at port " .. port
 end
 
 -- What the child does between fork and exec. It must not return.

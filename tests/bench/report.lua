@@ -10,6 +10,14 @@ local function sorted(list)
   return copy
 end
 
+--- The first line that a command prints, or "?".
+function M.firstLine(command)
+  local pipe = io.popen(command .. " 2>/dev/null")
+  local line = pipe:read("*l")
+  pipe:close()
+  return line or "?"
+end
+
 function M.median(list)
   local s = sorted(list)
   local n = #s

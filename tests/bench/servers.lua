@@ -8,6 +8,7 @@ local GO = "build/bench/echo-go"
 M.skald = "build/skald"
 M.floor = "build/bench/floor"
 M.load = "build/bench/load"
+M.forward = "build/bench/forward"
 
 -- name, what must succeed for it to run, the command of its echo
 local echoes = {
@@ -72,6 +73,70 @@ function M.poets(wanted, poem)
     end
   end
   return here
+end
+
+local HAPROXY = [[
+global
+  nbthread 1
+  maxconn 2000
+defaults
+  mode tcp
+  timeout connect 10s
+  timeout client 60s
+  timeout server 60s
+  %s
+listen forward
+  bind 127.0.0.1:%d
+  server upstream 127.0.0.1:%d
+]]
+
+local function haproxy(option)
+  return function(upstream, port, folder)
+    local path = folder .. "/haproxy.cfg"
+    local file = assert(io.open(path, "w"))
+    file:write(HAPROXY:format(option, port, upstream))
+    file:close()
+    return { "haproxy", "-db", "-q", "-f", path }
+  end
+end
+
+local function socat(...)
+  local options = { ... }
+  return function(upstream, port)
+    local command = { "socat", unpack(options) }
+    command[#command + 1] = ("TCP-LISTEN:%d,bind=127.0.0.1,fork,reuseaddr,nodelay,backlog=1024"):format(port)
+    command[#command + 1] = ("TCP:127.0.0.1:%d,nodelay"):format(upstream)
+    return command
+  end
+end
+
+-- name, what must succeed for it to run, its command for an upstream port (and, where it does not say where it listens,
+-- a port of its own and a folder)
+local forwarders = {
+  { "skald", nil, function(upstream)
+    return { M.skald, "run", "portforward", "listen=tcp:127.0.0.1:0", "connect=tcp:127.0.0.1:" .. upstream }
+  end },
+  { "forward", nil, function(upstream)
+    return { M.forward, tostring(upstream) }
+  end },
+  { "socat", "socat -V", socat(), true },
+  { "socat-64k", "socat -V", socat("-b", "65536"), true },
+  { "haproxy", "haproxy -v", haproxy "", true },
+  { "haproxy-splice", "haproxy -v", haproxy "option splice-request\n  option splice-response", true },
+}
+
+--- The forwarders that can run here, and the ones left out. Their `commandFor(upstream, port, folder)` gives a command;
+--- `silent` ones do not say where they listen.
+function M.forwarders(wanted)
+  local here, out = {}, {}
+  for _, row in ipairs(forwarders) do
+    if not wanted or wanted[row[1]] then
+      local reason = whyNot(row[1], row[2])
+      local list = reason and out or here
+      list[#list + 1] = { name = row[1], reason = reason, commandFor = row[3], silent = row[4] }
+    end
+  end
+  return here, out
 end
 
 --- The names that --server knows.
