@@ -19,6 +19,7 @@
 enum {
     ACCEPT_BATCH = 64,
     LINGER_MS = 5000,
+    MOVE_SIZE = 1 << 18, /* the most that the kernel moves at once (splice.c) */
     CONNECTION_MAGIC = 0x736b636e,
     LISTENER_MAGIC = 0x736b6c73,
 };
@@ -56,6 +57,9 @@ struct loop {
     struct timer grace;
     uint64_t warned_at; /* when a shortage of descriptors was last logged */
     size_t flushed;     /* bytes sent within the running callback */
+    uint32_t pipes;     /* of connections; the lane is closed with the last */
+    bool has_lane;      /* open from when it is first wanted on */
+    int lane[2];        /* owns; splice.c: empty between two calls, so that one does for all */
     uint32_t open;      /* connections with a socket, lingering ones included */
     uint32_t refusing;  /* of these, refused over a bound: not counted in their groups */
     int reserve;        /* a descriptor kept to refuse with when there is none left */
@@ -181,6 +185,15 @@ void pipe_read(struct connection *source);             /* there is something for
 void pipe_sink_flushed(struct connection *sink);
 void pipe_sink_ends(struct connection *sink);    /* takes nothing more */
 void pipe_forget(struct connection *connection); /* at either end: it is gone */
+/* What the sink did not take at once; copies. 0 or -ENOMEM. */
+int pipe_queue(struct connection *sink, const char *bytes, size_t length);
+
+/* splice.c */
+/* Moves what the source has to read to the sink; the rest is queued there. How many bytes were
+ * read, 0 at the end, or -errno; -ENOSYS: not here, copy them. `*error` is -errno where the sink
+ * failed. */
+ssize_t splice_some(struct connection *source, struct connection *sink, int *error);
+void splice_close(struct loop *loop); /* nobody moves anything any more */
 
 /* stream.c: what sockets share */
 ssize_t stream_read(struct connection *connection, char *buffer, size_t size);

@@ -11,9 +11,14 @@ struct pipe {
     struct connection *source; /* borrows both: who goes, unlinks them (pipe_forget) */
     struct connection *sink;
     uint64_t bytes;
+    bool moves; /* the kernel may do it by itself (splice.c) */
+    bool busy;  /* and does: so much comes that copying it would cost more */
 };
 
-enum { READS = 4 }; /* of a source in one turn, so that a fast one starves nobody */
+enum {
+    READS = 4,    /* of a source in one turn, so that a fast one starves nobody */
+    FEW = 1 << 14 /* bytes at once that are rather copied */
+};
 
 int connection_pipe(struct connection *source, struct connection *sink)
 {
@@ -23,14 +28,19 @@ int connection_pipe(struct connection *source, struct connection *sink)
         return -EPIPE;
     struct pipe *pipe = memory_new(sizeof *pipe);
     *pipe = (struct pipe){.source = source, .sink = sink};
+    pipe->moves = source->ops->moves && sink->ops->moves;
     source->feeds = pipe;
     sink->fed_by = pipe;
+    connection_loop(source)->pipes++;
     connection_dirty(source);
     return 0;
 }
 
 static void unlink_ends(struct pipe *pipe)
 {
+    struct loop *loop = connection_loop(pipe->source);
+    if (--loop->pipes == 0)
+        splice_close(loop);
     pipe->source->feeds = NULL;
     pipe->sink->fed_by = NULL;
     free(pipe);
@@ -89,10 +99,11 @@ static void on_end(struct connection *source)
         connection_input_ended(source);
 }
 
+/* What the kernel moves may overtake nothing that is queued. */
 bool pipe_is_blocked(const struct connection *source)
 {
     const struct connection *sink = source->feeds->sink;
-    return sink->out.bytes > sink->group->low_water;
+    return sink->out.bytes > (source->feeds->busy ? 0 : sink->group->low_water);
 }
 
 void pipe_sink_flushed(struct connection *sink)
@@ -102,37 +113,71 @@ void pipe_sink_flushed(struct connection *sink)
         connection_dirty(source);
 }
 
+int pipe_queue(struct connection *sink, const char *bytes, size_t length)
+{
+    sink->flags |= C_FULL;
+    connection_dirty(sink);
+    return queue_copy(&sink->out, &connection_loop(sink)->pool, bytes, length);
+}
+
+static bool takes_some(const struct connection *sink)
+{
+    return sink->out.head == NULL && !(sink->flags & C_FULL);
+}
+
 /* Straight to the kernel where nothing waits before it; what that does not take is queued. */
 static int pass(struct connection *sink, const char *bytes, size_t length)
 {
     struct iovec part = {(void *)bytes, length};
     size_t taken = 0;
-    if (sink->out.head == NULL && !(sink->flags & C_FULL)) {
+    if (takes_some(sink)) {
         ssize_t n = sink->ops->write(sink, &part, 1);
         if (n < 0 && n != -EAGAIN)
             return (int)n;
         taken = n > 0 ? (size_t)n : 0;
         sink->active = connection_clock(sink);
     }
-    if (taken == length)
-        return 0;
-    sink->flags |= C_FULL;
-    connection_dirty(sink);
-    return queue_copy(&sink->out, &connection_loop(sink)->pool, bytes + taken, length - taken);
+    return taken == length ? 0 : pipe_queue(sink, bytes + taken, length - taken);
 }
 
-/* One read, passed on: what the read gave, or -EAGAIN where the sink has failed. */
-static ssize_t pass_some(struct connection *source)
+static ssize_t copy_some(struct connection *source, struct connection *sink, int *error)
 {
     struct loop *loop = connection_loop(source);
-    struct connection *sink = source->feeds->sink;
     char *buffer = loop->events->buffer(loop->context);
     ssize_t n = source->ops->read(source, buffer, READ_SIZE);
+    if (n > 0)
+        *error = pass(sink, buffer, (size_t)n);
+    return n;
+}
+
+/* One read, passed on: what that gave, and the sink's error. `*most`: it was as much as can be. */
+static ssize_t move_or_copy(struct pipe *pipe, bool *most, int *error)
+{
+    ssize_t n = -ENOSYS;
+    if (pipe->busy && takes_some(pipe->sink)) {
+        n = splice_some(pipe->source, pipe->sink, error);
+        pipe->moves = n != -ENOSYS;
+        pipe->busy = n >= FEW || n == -EAGAIN;
+        *most = n == MOVE_SIZE;
+    }
+    if (n == -ENOSYS) {
+        n = copy_some(pipe->source, pipe->sink, error);
+        *most = n == READ_SIZE;
+        pipe->busy = *most && pipe->moves;
+    }
+    return n;
+}
+
+/* What the read gave, or -EAGAIN where the sink has failed. */
+static ssize_t pass_some(struct connection *source, bool *most)
+{
+    struct connection *sink = source->feeds->sink;
+    int error = 0;
+    ssize_t n = move_or_copy(source->feeds, most, &error);
     if (n <= 0)
         return n;
     source->active = connection_clock(source);
     source->feeds->bytes += (size_t)n;
-    int error = pass(sink, buffer, (size_t)n);
     if (error < 0)
         connection_end(sink, error == -ENOMEM ? C_RESET : C_BROKEN,
                        error == -ENOMEM ? END_LIMIT : END_LOST,
@@ -144,9 +189,11 @@ void pipe_read(struct connection *source)
 {
     int reads = 0;
     ssize_t n;
-    do
-        n = pass_some(source);
-    while (n == READ_SIZE && ++reads < READS && !pipe_is_blocked(source));
+    bool most;
+    do {
+        most = false;
+        n = pass_some(source, &most);
+    } while (n > 0 && most && ++reads < READS && !pipe_is_blocked(source));
     if (n == 0)
         on_end(source);
     else if (n < 0 && n != -EAGAIN)

@@ -37,6 +37,7 @@ const struct transport_ops tcp_ops = {
     .read = stream_read,
     .write = stream_write,
     .send_file = stream_send_file,
+    .moves = true,
     .finish = stream_finish,
     .set_nodelay = set_nodelay,
     .set_keepalive = set_keepalive,

@@ -16,6 +16,8 @@ struct connection;
  *  read         bytes that have come                                count, 0 at the end, -errno
  *  write        hand bytes to the kernel                            count, -errno
  *  send_file    hand bytes of a file to the kernel                  count, 0 at its end, -errno
+ *  moves        its bytes are those of the descriptor: the kernel   -
+ *               may move them from and to it by itself
  *  finish       nothing more will be written (FIN)                  0, -errno
  *  set_nodelay  send small writes at once; NULL: no such thing      0, -errno
  *  set_keepalive  probe a silent peer; NULL: no such thing          0, -errno
@@ -25,6 +27,7 @@ struct transport_ops {
     ssize_t (*read)(struct connection *connection, char *buffer, size_t size);
     ssize_t (*write)(struct connection *connection, const struct iovec *parts, int count);
     ssize_t (*send_file)(struct connection *connection, int fd, int64_t offset, size_t length);
+    bool moves;
     int (*finish)(struct connection *connection);
     int (*set_nodelay)(struct connection *connection, bool on);
     int (*set_keepalive)(struct connection *connection, bool on, unsigned seconds);

@@ -15,6 +15,7 @@ const struct transport_ops unix_ops = {
     .read = stream_read,
     .write = stream_write,
     .send_file = stream_send_file,
+    .moves = true,
     .finish = stream_finish,
 };
 

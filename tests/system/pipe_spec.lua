@@ -48,6 +48,49 @@ local function join(h, word, options)
   return source, sink, h:connect()
 end
 
+-- Bytes in which each has its place, and each list of them its own.
+local function numbered(name, size)
+  local words = {}
+  for i = 1, size / 16 do
+    words[i] = ("%s%015d"):format(name, i)
+  end
+  return table.concat(words)
+end
+
+-- Sends the text of each of these and takes what comes, `most` bytes at once, to the end: `got`, `ending`.
+local function pump(flows)
+  local entries = {}
+  for _, flow in ipairs(flows) do
+    flow.sent, flow.pieces = 0, {}
+    entries[#entries + 1] = { fd = flow.from.fd, events = sys.POLLOUT }
+    entries[#entries + 1] = { fd = flow.to.fd, events = sys.POLLIN }
+  end
+  local function move(flow)
+    if flow.sent < #flow.text then
+      flow.sent = flow.sent + assert(flow.from:trySend(flow.text, flow.sent))
+      if flow.sent == #flow.text then
+        flow.from:halfClose()
+      end
+    end
+    local text, code = flow.to:pull(flow.most)
+    flow.pieces[#flow.pieces + 1] = text
+    flow.ending = not text and code ~= "again" and code or nil
+    return flow.ending ~= nil
+  end
+  sys.await(function()
+    local over = true
+    for _, flow in ipairs(flows) do
+      over = (flow.ending ~= nil or move(flow)) and over
+    end
+    return over
+  end, function()
+    return "not all of it came in time"
+  end, nil, entries)
+  for _, flow in ipairs(flows) do
+    flow.got = table.concat(flow.pieces)
+  end
+end
+
 describe("a pipe", function()
   after_each(host.cleanup)
 
@@ -285,5 +328,132 @@ describe("a pipe", function()
     assert.is_nil(c:read())
     assert.equal("piped\t6\t6", h:line())
     assert.truthy(h:line "^lost\tdone")
+  end)
+
+  it("keeps the bytes of each apart where many are busy at once, and their readers fast and slow", function()
+    local h, flows = serve "lowWater = 1000", {}
+    for i = 1, 8 do
+      local slow = i % 2 == 0
+      local source, sink = join(h, "give", { rcvbuf = slow and 4096 or nil })
+      flows[i] = { from = source, to = sink, most = slow and 3000 or nil,
+        text = numbered(string.char(64 + i), slow and 1000000 or 4000000) }
+    end
+    pump(flows)
+    for _, flow in ipairs(flows) do
+      assert.equal("eof", flow.ending)
+      assert.is_true(flow.got == flow.text)
+      h:line "^piped\t%d+$"
+    end
+  end)
+
+  it("brings much between Unix sockets, too", function()
+    local h = host.serve(commands(pair), { "listen=unix:" .. host.folder() .. "/socket" })
+    local source, sink = join(h)
+    local flow = { from = source, to = sink, text = numbered("u", 4000000) }
+    pump { flow }
+    assert.is_true(flow.got == flow.text)
+    assert.equal("piped\t" .. #flow.text, h:line())
+  end)
+
+  it("brings little and much in turn, in order", function()
+    local h = serve()
+    local source, sink = join(h)
+    for i = 1, 20 do
+      local text = i % 2 == 0 and "little" or numbered("m", 10000 * i)
+      source:send(text)
+      assert.is_true(sink:receive(#text) == text)
+    end
+  end)
+
+  it("puts what the sink's protocol writes between what comes, and tears nothing", function()
+    local h = serve("lowWater = 1000", [[
+      function commands.mark(self, t)
+        for _ = 1, 3 do sink.transport:write "<mark>" end
+        t:write "ok\n"
+      end
+    ]])
+    local source, sink, third = join(h, "give", { rcvbuf = 4096 })
+    local flow = { from = source, to = sink, text = numbered("m", 3000000) }
+    local send, asked = source.trySend, 0
+    function source.trySend(self, text, at)
+      asked = asked + 1
+      assert(third:send "mark" and third:line() == "ok")
+      return send(self, text:sub(1, at + 100000), at)
+    end
+    pump { flow }
+    local rest, marks = flow.got:gsub("<mark>", "")
+    assert.is_true(rest == flow.text)
+    assert.equal(3 * asked, marks)
+  end)
+
+  it("hurts no other when sinks are lost in the midst of much", function()
+    local h, text = serve(), numbered("l", 400000)
+    local other = { text = numbered("k", 2000000) }
+    other.from, other.to = join(h)
+    local sources, sinks = {}, {}
+    for i = 1, 20 do
+      sources[i], sinks[i] = join(h)
+      sources[i]:send(text)
+      assert.is_true(sinks[i]:receive(#text) == text)
+    end
+    h:kill "STOP" -- it is to see what comes before it sees that nobody takes it
+    for i, source in ipairs(sources) do
+      source:flood(400000, 0.01, text)
+      sinks[i]:reset()
+    end
+    h:kill "CONT"
+    pump { other }
+    assert.is_true(other.got == other.text)
+    for _ = 1, 20 do
+      assert.equal("EPIPE", (h:line "^broken\t(%w+)"))
+    end
+  end)
+
+  it("takes two descriptors at most for all that are busy, and gives them back with the last", function()
+    local h = serve()
+    local control = h:connect()
+    assert.equal("ok", control:send "take" and control:line())
+    local before, flows = h:descriptors(), {}
+    for i = 1, 4 do
+      local source, sink, third = join(h)
+      third:close()
+      flows[i] = { from = source, to = sink, text = numbered("d", 1000000) }
+    end
+    for _, flow in ipairs(flows) do
+      flow.from:send(flow.text:sub(1, 500000))
+      assert.equal(500000, #flow.to:receive(500000))
+    end
+    sys.await(function()
+      return h:descriptors() <= before + 8 + 2
+    end, function()
+      return ("%d descriptors, %d before"):format(h:descriptors(), before)
+    end)
+    for _, flow in ipairs(flows) do
+      flow.text = flow.text:sub(500001)
+    end
+    pump(flows)
+    for _, flow in ipairs(flows) do
+      flow.from:close()
+      flow.to:close()
+    end
+    sys.await(function()
+      return h:descriptors() == before
+    end, function()
+      return ("%d descriptors, %d before"):format(h:descriptors(), before)
+    end)
+  end)
+
+  it("works where no descriptor is left", function()
+    local h = host.serve(commands(pair), { limit = 40 })
+    local source, sink = join(h)
+    local taken
+    repeat
+      local c = h:connect()
+      c:send "take"
+      taken = pcall(c.line, c)
+    until not taken
+    local flow = { from = source, to = sink, text = numbered("n", 2000000) }
+    pump { flow }
+    assert.is_true(flow.got == flow.text)
   end)
 end)
