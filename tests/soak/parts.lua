@@ -730,9 +730,10 @@ end
 
 -- Running them
 
-parts.order = { "load", "pause", "connects", "grow", "save", "resolve", "streams", "clients" }
+parts.order = { "load", "pause", "connects", "grow", "save", "resolve", "streams", "clients", "forward" }
 parts.streams = require "soak.streams"
 parts.clients = require "soak.clients"
+parts.forward = require "soak.forward"
 
 --- Runs one part and returns its bars, and a text of those that are missed ("" if all is well).
 ---@param name string of `parts.order`

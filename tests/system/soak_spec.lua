@@ -185,6 +185,10 @@ describe("a host that is reloaded under load", function()
     run "clients"
   end)
 
+  it("forwards every byte beside readers that have stopped and others that reset, in bounded memory", function()
+    run "forward"
+  end)
+
   it("holds no more generations, descriptors, listeners and timers afterwards", function()
     run "grow"
   end)
