@@ -3,33 +3,28 @@
 --   build/skald run examples/03_chat.lua
 --   nc 127.0.0.1 7009          in two terminals; type in one, read in the other
 --
--- Any connection may write to any other. Lines may arrive cut anywhere, so a protocol keeps what it
--- has of an unfinished one.
+-- Any connection may write to any other. LineReceiver gives whole lines, however they came, and none
+-- that is too long.
 
-local protocol = require "skald.protocol"
+local basic = require "skald.basic"
 
-local MOST = 1000 -- bytes of a line
-
-local Chat = protocol.Protocol {}
+local Chat = basic.LineReceiver {
+  delimiter = "\n",
+  MAX_LENGTH = 1000, -- bytes of a line
+}
 
 function Chat:connectionMade()
-  self.rest = ""
   self.name = tostring(self.transport:getPeer())
   self:say("* " .. self.name .. " is here")
 end
 
-function Chat:dataReceived(data)
-  local text = self.rest .. data
-  local from = 1
-  for line, to in text:gmatch "([^\n]*)\n()" do
-    self:say(("<%s> %s"):format(self.name, line))
-    from = to
-  end
-  self.rest = text:sub(from)
-  if #self.rest > MOST then
-    self.transport:write "that line is too long\n"
-    self.transport:loseConnection()
-  end
+function Chat:lineReceived(line)
+  self:say(("<%s> %s"):format(self.name, line))
+end
+
+function Chat:lineLengthExceeded()
+  self:sendLine "that line is too long"
+  self.transport:loseConnection()
 end
 
 function Chat:connectionLost(reason)
@@ -39,7 +34,7 @@ end
 function Chat:say(line)
   for other in self.factory:each() do
     if other ~= self then
-      other.transport:write(line .. "\n")
+      other:sendLine(line)
     end
   end
 end

@@ -8,34 +8,23 @@
 -- The next version has another prompt, another command, and counts in another shape. Nobody is
 -- disconnected, no count is lost, and a line that is half typed is still half typed.
 
-local protocol = require "skald.protocol"
+local basic = require "skald.basic"
 
 local PROMPT = "> "
 
-local Chat = protocol.Protocol {}
+local Chat = basic.LineReceiver { delimiter = "\n" }
 local commands = {}
 
 -- /said: who has said how many lines
 function commands.said(self)
   for name, lines in pairs(self.factory.state.said) do
-    self.transport:write(("%s: %d\n"):format(name, lines))
+    self:sendLine(("%s: %d"):format(name, lines))
   end
 end
 
 function Chat:connectionMade()
-  self.rest = ""
   self.name = "guest " .. self.factory:connectionCount()
   self.transport:write(PROMPT)
-end
-
-function Chat:dataReceived(data)
-  local text = self.rest .. data
-  local from = 1
-  for line, to in text:gmatch "([^\n]*)\n()" do
-    self:lineReceived(line)
-    from = to
-  end
-  self.rest = text:sub(from)
 end
 
 function Chat:lineReceived(line)
@@ -53,7 +42,7 @@ function Chat:say(line)
   said[self.name] = (said[self.name] or 0) + 1
   for other in self.factory:each() do
     if other ~= self then
-      other.transport:write(("<%s> %s\n"):format(self.name, line))
+      other:sendLine(("<%s> %s"):format(self.name, line))
     end
   end
 end

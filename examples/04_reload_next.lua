@@ -5,11 +5,11 @@
 --
 -- `version` and `migrate` bring the state that the running chat has into the new shape.
 
-local protocol = require "skald.protocol"
+local basic = require "skald.basic"
 
 local PROMPT = "chat> "
 
-local Chat = protocol.Protocol {}
+local Chat = basic.LineReceiver { delimiter = "\n" }
 local commands = {}
 
 -- /top: who has said most, and what they said last
@@ -22,29 +22,18 @@ function commands.top(self)
     return a.lines > b.lines
   end)
   for i, talker in ipairs(list) do
-    self.transport:write(("%d. %s: %d, last %q\n"):format(i, talker.name, talker.lines, talker.last))
+    self:sendLine(("%d. %s: %d, last %q"):format(i, talker.name, talker.lines, talker.last))
   end
 end
 
 function Chat:connectionMade()
-  self.rest = ""
   self.name = "guest " .. self.factory:connectionCount()
   self.transport:write(PROMPT)
 end
 
 -- Right before the first event of a connection that was open before this version came.
 function Chat:reloaded()
-  self.transport:write "\n* the chat is new: try /top\n"
-end
-
-function Chat:dataReceived(data)
-  local text = self.rest .. data
-  local from = 1
-  for line, to in text:gmatch "([^\n]*)\n()" do
-    self:lineReceived(line)
-    from = to
-  end
-  self.rest = text:sub(from)
+  self:sendLine "\n* the chat is new: try /top"
 end
 
 function Chat:lineReceived(line)
@@ -64,7 +53,7 @@ function Chat:say(line)
   talker.lines, talker.last = talker.lines + 1, line
   for other in self.factory:each() do
     if other ~= self then
-      other.transport:write(("<%s> %s\n"):format(self.name, line))
+      other:sendLine(("<%s> %s"):format(self.name, line))
     end
   end
 end

@@ -78,8 +78,18 @@ describe("the examples", function()
     assert.equal("tcp:127.0.0.1:" .. b:port(), guest)
     b:send "hello\n"
     assert.equal(("<%s> hello"):format(guest), a:line())
+    b:send "good mor"
+    b:send "ning\n"
+    assert.equal(("<%s> good morning"):format(guest), a:line())
     b:close()
     assert.matches("^%* " .. guest:gsub("%p", "%%%0") .. " is gone: ", a:line())
+  end)
+
+  it("03_chat sends away whose line is too long", function()
+    local h = serve("03_chat", LOOPBACK)
+    local c = h:connect()
+    c:send(("x"):rep(1001))
+    assert.equal("that line is too long\n", all(c))
   end)
 
   it("05_quote says its quote and hangs up", function()
