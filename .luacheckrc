@@ -8,3 +8,4 @@ files["tests/**/*_spec.lua"].max_line_length = 132
 -- Specs that several spec files describe.
 files["tests/support/carriers.lua"].std = "luajit+busted"
 files["tests/support/carriers.lua"].max_line_length = 132
+files["examples/**/*_spec.lua"].std = "luajit+busted"

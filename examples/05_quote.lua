@@ -1,7 +1,7 @@
 -- Quote of the day: say something, and hang up.
 --
 --   build/skald run examples/05_quote.lua
---   nc 127.0.0.1 7021          a quote, and nc ends
+--   nc 127.0.0.1 7021 < /dev/null          a quote, and nc ends
 --
 -- loseConnection sends what was written before it closes.
 

@@ -1,7 +1,7 @@
 -- Finger, step 1: a server that lets nobody in.
 --
 --   build/skald run examples/finger/01_refuse.lua
---   nc 127.0.0.1 7079          ends at once, without a word
+--   printf 'alice\r\n' | nc 127.0.0.1 7079          ends at once, without a word
 --
 -- prints "refused tcp:127.0.0.1:…". For each connection the host asks the factory for a protocol. One
 -- that gives nil refuses: the peer sees a clean close.

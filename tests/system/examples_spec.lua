@@ -226,4 +226,18 @@ describe("the examples", function()
     assert.equal("HELLO", c:receive(5))
     assert.equal("5 bytes have been shouted.\n", all(h:connect(nil, 2)))
   end)
+
+  it("15_raw counts raw bytes between lines, however they are cut", function()
+    local h = serve("15_raw", LOOPBACK)
+    local c = h:connect()
+    c:send "put 6\nhello\nput 3\na\nb"
+    assert.equal("6 bytes, 1 of them newlines", c:line())
+    assert.equal("3 bytes, 1 of them newlines", c:line())
+    for byte in ("put 2\nxyput 0\nput 1\n\n"):gmatch "." do
+      c:send(byte)
+    end
+    assert.equal("2 bytes, 0 of them newlines", c:line())
+    assert.equal("put BYTES, from 1 to 1000000", c:line())
+    assert.equal("1 bytes, 1 of them newlines", c:line())
+  end)
 end)
