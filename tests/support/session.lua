@@ -5,7 +5,7 @@
 --   $ cp A B       the lines below it come in the log of the host
 --   1$ nc …        a terminal of its own; `1> text` is typed there, `1: text` is what it shows next
 --
--- `…` in what is said stands for anything. Ports and /tmp are other ones in truth.
+-- `…` in what is said stands for anything, alone for any number of lines. Ports and /tmp are other ones in truth.
 
 local host = require "support.host"
 local process = require "support.process"
@@ -34,17 +34,28 @@ local function patternOf(text)
   return "^" .. text:gsub("%p", "%%%0"):gsub("…", ".*") .. "$"
 end
 
--- Raises unless the lines of `text` are the expected ones.
-local function compare(what, expected, text)
-  local at = 0
-  for line in text:gsub("\r", ""):gmatch "([^\n]*)\n" do
-    at = at + 1
-    if not expected[at] or not line:find(patternOf(expected[at])) then
-      error(("%s says %q, not %q"):format(what, line, tostring(expected[at])), 0)
-    end
+-- Whether the lines from `at` on are the expected ones from `n` on; and if not, which of those fits no more.
+local function follow(lines, at, expected, n)
+  if expected[n] == "…" then
+    local rest = #expected - n
+    return follow(lines, math.max(at, #lines - rest + 1), expected, n + 1)
+  elseif not expected[n] and not lines[at] then
+    return true
+  elseif expected[n] and lines[at] and lines[at]:find(patternOf(expected[n])) then
+    return follow(lines, at + 1, expected, n + 1)
   end
-  if at < #expected then
-    error(("%s does not say %q"):format(what, expected[at + 1]), 0)
+  return false, n
+end
+
+-- Raises unless the lines of `text` are the expected ones. A line of nothing but `…` stands for any number of them.
+local function compare(what, expected, text)
+  local lines = {}
+  for line in text:gsub("\r", ""):gmatch "([^\n]*)\n" do
+    lines[#lines + 1] = line
+  end
+  local ok, n = follow(lines, 1, expected, 1)
+  if not ok then
+    error(("%s does not say %q, but:\n%s"):format(what, tostring(expected[n]), text), 0)
   end
 end
 
@@ -56,16 +67,11 @@ local function read(path)
 end
 
 function Session:serve(words, expected)
-  local port
   local run = { options = {} }
   for _, word in ipairs(words) do
-    if word:find "^%-" then
-      table.insert(run.options, word)
-    else
-      table.insert(run, word)
-      port = port or read(word):match 'listen = "tcp:127%.0%.0%.1:(%d+)"'
-    end
+    table.insert(word:find "^%-" and run.options or run, word)
   end
+  local port = read(run[1]):match 'listen = "tcp:127%.0%.0%.1:(%d+)"'
   table.insert(run, 2, "listen=tcp:127.0.0.1:0")
   local h = host.run(run)
   self.ports[port] = tostring(h.port)

@@ -2,6 +2,7 @@
 
 local client = require "support.client"
 local host = require "support.host"
+local process = require "support.process"
 local session = require "support.session"
 
 local TUTORIAL = "docs/TUTORIAL.md"
@@ -71,11 +72,13 @@ local function headOf(path)
   local head = read(path):match "^(.-)\n\n"
   for line in head:gmatch "%-%-   ([^\n]+)" do
     local command, rest = line:match "^(.-)   +(.*)$"
-    lines[#lines + 1] = "$ " .. (command or line)
-    if (command or line):find "^build/skald run" then
+    command = command or line
+    if command:find "^build/skald run" then
+      lines[#lines + 1] = "$ " .. command
       lines[#lines + 1] = "listening tcp:127.0.0.1:…"
-    else
-      lines[#lines + 1] = rest and rest:match '^"([^"]*)"' or nil
+    elseif command:find "^printf" then
+      lines[#lines + 1] = "$ " .. command
+      lines[#lines + 1] = rest:match '^"([^"]*)"'
     end
   end
   return lines
@@ -125,7 +128,7 @@ describe("the tutorial", function()
     assert.truthy(compareCodes "docs/GUIDE.md" > 0)
   end)
 
-  it("speaks of every step", function()
+  it("speaks of every step, and of every spec", function()
     local text = read(TUTORIAL)
     for _, path in ipairs(steps()) do
       assert.truthy(text:find("`" .. path .. "`", 1, true), path)
@@ -219,6 +222,16 @@ describe("the tutorial", function()
       ben:close()
       assert.equal("Welcome to the garden, ann!", ann:line())
       assert.equal("* ben is gone", ann:line())
+    end
+  end)
+
+  it("has specs that need no host", function()
+    for _, file in ipairs { "examples/finger/finger_spec.lua", "examples/chat/chat_spec.lua" } do
+      local status, out = process.run {
+        "busted", "--lua=luajit", "--output=TAP", file, env = { LUA_PATH = "scripts/?.lua;;", LUA_CPATH = false },
+      }
+      assert.equal(0, status, out)
+      assert.matches("\nok 6 ", out)
     end
   end)
 end)
