@@ -10,7 +10,7 @@ local protocol = require "skald.protocol"
 
 local FingerFactory = protocol.Factory { listen = "tcp:127.0.0.1:7079" }
 
-function FingerFactory.buildProtocol(_, address)
+function FingerFactory:buildProtocol(address)
   print("refused " .. tostring(address))
   return nil
 end

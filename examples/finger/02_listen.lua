@@ -14,11 +14,11 @@ function Finger:connectionMade()
   print("here is " .. tostring(self.transport:getPeer()))
 end
 
-function Finger.dataReceived(_, data)
+function Finger:dataReceived(data)
   print(("%d bytes came"):format(#data))
 end
 
-function Finger.connectionLost(_, reason)
+function Finger:connectionLost(reason)
   print("gone: " .. tostring(reason))
 end
 
