@@ -37,7 +37,8 @@ local function sections(document)
     local depth, title = line:match "^(#+) (.*)$"
     if code then
       if line == "```" then
-        table.insert(section.codes, { path = path, text = table.concat(code, "\n") .. "\n" })
+        code.path, code.text = path, table.concat(code, "\n") .. "\n"
+        table.insert(section.codes, code)
         code = nil
       else
         code[#code + 1] = line
@@ -46,8 +47,8 @@ local function sections(document)
       part = depth == "#" and title or part
       section, path = { title = part .. " " .. title, codes = {}, sessions = {} }, nil
       table.insert(found, section)
-    elseif line == "```lua" then
-      code = {}
+    elseif line:find "^```" then
+      code = { language = line:sub(4) }
     elseif line:find "^    " then
       if not block then
         block = {}
@@ -55,7 +56,6 @@ local function sections(document)
       end
       block[#block + 1] = line:sub(5)
     else
-      assert(not line:find "^```", "a block that is not Lua: " .. section.title)
       block = nil
       for name in line:gmatch "`(examples/[^`]+%.lua)`" do
         path = name
@@ -89,7 +89,7 @@ local function compareCodes(document)
   local blocks = 0
   for _, section in ipairs(sections(document)) do
     for _, code in ipairs(section.codes) do
-      if code.path then
+      if code.path and code.language == "lua" then
         blocks = blocks + 1
         local isThere = ("\n" .. read(code.path)):find("\n" .. code.text, 1, true)
         assert(isThere, ("%s: %s has no\n%s"):format(section.title, code.path, code.text))
@@ -118,7 +118,7 @@ describe("the tutorial", function()
   it("has its code from the files that it names", function()
     for _, section in ipairs(sections(TUTORIAL)) do
       for _, code in ipairs(section.codes) do
-        assert(code.path, section.title .. ": a block of no file")
+        assert(code.path and code.language == "lua", section.title .. ": a block of no file")
       end
     end
     assert.truthy(compareCodes(TUTORIAL) > 20)
