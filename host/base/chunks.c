@@ -126,6 +126,24 @@ int queue_copy(struct chunk_queue *queue, struct chunk_pool *pool, const char *d
     return 0;
 }
 
+int queue_copy_pair(struct chunk_queue *queue, struct chunk_pool *pool, const char *data,
+                    size_t length, const char *tail, size_t tail_length)
+{
+    size_t total = length + tail_length;
+    if (total == 0 || chunk_room(queue->tail) < total) {
+        if (length > 0 && queue_copy(queue, pool, data, length) < 0)
+            return -ENOMEM;
+        return tail_length > 0 ? queue_copy(queue, pool, tail, tail_length) : 0;
+    }
+    struct chunk *chunk = queue->tail;
+    char *end = chunk->block + (chunk->data - chunk->block) + chunk->length;
+    memcpy(end, data, length);
+    memcpy(end + length, tail, tail_length);
+    chunk->length += total;
+    queue->bytes += total;
+    return 0;
+}
+
 static uint32_t anchor_take(struct chunk_pool *pool)
 {
     if (pool->free_count)

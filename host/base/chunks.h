@@ -44,6 +44,9 @@ enum {
 
 /* Copies the bytes. 0 or -ENOMEM (then nothing was queued). */
 int queue_copy(struct chunk_queue *queue, struct chunk_pool *pool, const char *data, size_t length);
+/* One behind the other; where it fails, the first may be queued. */
+int queue_copy_pair(struct chunk_queue *queue, struct chunk_pool *pool, const char *data,
+                    size_t length, const char *tail, size_t tail_length);
 
 /* Refers to the bytes, which must stay where they are until the anchor is released. The anchor, or
  * 0 when memory is short (then nothing was queued). */

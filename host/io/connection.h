@@ -25,6 +25,10 @@ uint64_t connection_handle(const struct connection *connection);
  * under which the caller must keep them alive until it is released, or to 0. */
 enum write_result connection_write(struct connection *connection, const char *data, size_t length,
                                    uint32_t *anchor);
+/* As one string: both are queued, or none. The tail is copied. */
+enum write_result connection_write_pair(struct connection *connection, const char *data,
+                                        size_t length, uint32_t *anchor, const char *tail,
+                                        size_t tail_length);
 void connection_flush(struct connection *connection);
 void connection_close(struct connection *connection);
 void connection_abort(struct connection *connection);

@@ -140,33 +140,68 @@ static bool is_over_bound(const struct connection *connection)
     return out->bytes - out->file_bytes > connection->group->max_buffered;
 }
 
+/* Whether one more string may wait, be it the one that crosses the bound. */
+static bool has_room(struct connection *connection)
+{
+    if (is_over_bound(connection))
+        connection_flush(connection);
+    return !is_over_bound(connection);
+}
+
+static bool enqueue(struct connection *connection, const char *data, size_t length,
+                    uint32_t *anchor)
+{
+    struct chunk_pool *pool = &connection_loop(connection)->pool;
+    if (anchor)
+        return (*anchor = queue_refer(&connection->out, pool, data, length)) != 0;
+    return queue_copy(&connection->out, pool, data, length) == 0;
+}
+
+static enum write_result refuse_write(struct connection *connection)
+{
+    connection_end(connection, C_RESET, END_LIMIT, BY_HOST, 0);
+    return WRITE_LIMIT;
+}
+
+static enum write_result queued(struct connection *connection, size_t before)
+{
+    connection->flags &= ~(uint32_t)C_ASKED;
+    connection_dirty(connection);
+    return cross_high_water(connection, before);
+}
+
 enum write_result connection_write(struct connection *connection, const char *data, size_t length,
                                    uint32_t *anchor)
 {
-    struct chunk_pool *pool = &connection_loop(connection)->pool;
-    size_t before = connection->out.bytes;
     if (!output_accepts(connection))
         return WRITE_CLOSING;
     if (length == 0)
         return WRITE_OK;
-    bool queued = false;
-    if (is_over_bound(connection)) {
-        connection_flush(connection);
-        before = connection->out.bytes;
-    }
-    if (!is_over_bound(connection)) {
-        if (anchor)
-            queued = (*anchor = queue_refer(&connection->out, pool, data, length)) != 0;
-        else
-            queued = queue_copy(&connection->out, pool, data, length) == 0;
-    }
-    if (!queued) {
-        connection_end(connection, C_RESET, END_LIMIT, BY_HOST, 0);
-        return WRITE_LIMIT;
-    }
-    connection->flags &= ~(uint32_t)C_ASKED;
-    connection_dirty(connection);
-    return cross_high_water(connection, before);
+    if (!has_room(connection))
+        return refuse_write(connection);
+    size_t before = connection->out.bytes;
+    if (!enqueue(connection, data, length, anchor))
+        return refuse_write(connection);
+    return queued(connection, before);
+}
+
+enum write_result connection_write_pair(struct connection *connection, const char *data,
+                                        size_t length, uint32_t *anchor, const char *tail,
+                                        size_t tail_length)
+{
+    if (!output_accepts(connection))
+        return WRITE_CLOSING;
+    if (length + tail_length == 0)
+        return WRITE_OK;
+    if (!has_room(connection))
+        return refuse_write(connection);
+    size_t before = connection->out.bytes;
+    struct chunk_pool *pool = &connection_loop(connection)->pool;
+    if (anchor && !enqueue(connection, data, length, anchor))
+        return refuse_write(connection);
+    if (queue_copy_pair(&connection->out, pool, data, anchor ? 0 : length, tail, tail_length) < 0)
+        return refuse_write(connection);
+    return queued(connection, before);
 }
 
 /* Takes the descriptor, unless it fails. */

@@ -43,6 +43,9 @@ const struct skald_read *skald_read(struct core *core);
 /* At least 0: queued; bit 0: pause the push producer now; the rest: the anchor under which the
  * caller must keep `data` alive (only with refer). -1: closing. -2: over maxBuffered. */
 int skald_write(struct core *core, double connection, const char *data, size_t length, bool refer);
+/* The same of two strings as of one, of which the tail is copied: both are queued, or none. */
+int skald_write_pair(struct core *core, double connection, const char *data, size_t length,
+                     bool refer, const char *tail, size_t tail_length);
 void skald_flush(struct core *core, double connection);
 /* 0 or a positive errno: EBUSY where one of both is part of such a pipe already, EPIPE where one
  * has ended; dispatch.piped follows. */

@@ -14,7 +14,7 @@
 
 static struct connection *find(struct core *core, double connection)
 {
-    return connection_find(core->loop, (uint64_t)connection);
+    return connection_find(core->loop, (uint64_t)(int64_t)connection); /* below 2^53 */
 }
 
 const struct skald_read *skald_read(struct core *core)
@@ -29,6 +29,18 @@ int skald_write(struct core *core, double handle, const char *data, size_t lengt
     if (connection == NULL)
         return WRITE_CLOSING;
     int result = connection_write(connection, data, length, refer ? &anchor : NULL);
+    return result < 0 ? result : (int)(anchor << 1) | result;
+}
+
+int skald_write_pair(struct core *core, double handle, const char *data, size_t length, bool refer,
+                     const char *tail, size_t tail_length)
+{
+    struct connection *connection = find(core, handle);
+    uint32_t anchor = 0;
+    if (connection == NULL)
+        return WRITE_CLOSING;
+    int result =
+        connection_write_pair(connection, data, length, refer ? &anchor : NULL, tail, tail_length);
     return result < 0 ? result : (int)(anchor << 1) | result;
 }
 

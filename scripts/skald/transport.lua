@@ -94,6 +94,25 @@ function Transport:write(data)
   return writeOutcome(self, data, result)
 end
 
+--- Queues two strings as if they were one, without joining them; answers as `write` does. What sends a
+--- line uses it where the transport has it.
+---@private
+---@param first string
+---@param second string copied, whatever its size
+---@return boolean? ok
+---@return string? message
+---@return string? code
+function Transport:writePair(first, second)
+  if type(first) ~= "string" or type(second) ~= "string" then
+    error(("writePair takes two strings, not a %s and a %s"):format(type(first), type(second)), 2)
+  end
+  local result = C.skald_write_pair(pointer, self[1], first, #first, #first >= REFER, second, #second)
+  if result == 0 then
+    return true
+  end
+  return writeOutcome(self, first, result)
+end
+
 --- Queues a list of strings; answers as `write` does, at the first that is not taken.
 ---@param list string[]
 ---@return boolean? ok

@@ -60,6 +60,29 @@ static void test_order(void)
     }
 }
 
+/* Pairs that fit into a block, that end with it, and that go across. */
+static void test_pairs(void)
+{
+    static const size_t sizes[] = {0, 1, 2, 64, 1000, 5000, 16000, 20000};
+    enum { KINDS = sizeof sizes / sizeof *sizes };
+    struct chunk_queue queue = {0};
+    char in[40000], out[40000];
+    for (size_t i = 0; i < sizeof in; i++)
+        in[i] = pattern(i);
+    for (size_t i = 0; i < (size_t)KINDS * KINDS * 3; i++) {
+        size_t first = sizes[i % KINDS], second = sizes[i / KINDS % KINDS];
+        size_t kept = queue.bytes, total = first + second;
+        CHECK(queue_copy_pair(&queue, &pool, in, first, in + first, second) == 0);
+        CHECK(queue.bytes == kept + total);
+        take(&queue, out, kept);
+        take(&queue, out, total - total / 3);
+        CHECK(memcmp(in, out, total - total / 3) == 0);
+        take(&queue, out, queue.bytes);
+        CHECK(queue_copy(&queue, &pool, "rest", 1 + i % 4) == 0);
+    }
+    queue_clear(&queue, &pool);
+}
+
 static void test_refer(void)
 {
     static const char poem[] = "Nothing beside remains.";
@@ -183,6 +206,7 @@ int main(void)
 {
     static const struct test tests[] = {
         {"bytes come out in the order they went in, however they are cut", test_order},
+        {"of a pair one string comes behind the other, wherever a block ends", test_pairs},
         {"referred bytes stand in their place, and their anchor is released when they are sent",
          test_refer},
         {"anchors are small, distinct and used again", test_anchors},

@@ -490,7 +490,7 @@ local failures = {
 
 -- And those that answer, but either cannot fail or have no part in a reload.
 local others = {}
-for name in ([[skald_write skald_set_producer skald_buffered skald_is_open skald_peer_user skald_peer skald_host
+for name in ([[skald_write skald_write_pair skald_set_producer skald_buffered skald_is_open skald_peer_user skald_peer skald_host
   skald_set_nodelay skald_set_keepalive skald_is_address skald_group_count skald_group_members skald_ask skald_seconds
   skald_is_stopping skald_user skald_is_private skald_make_private skald_process skald_collections skald_log_wants
   skald_canonical skald_error_name skald_error_text skald_bundled skald_bundled_name skald_read skald_move_listener

@@ -64,6 +64,86 @@ describe("a transport", function()
     assert.equal("clean", c:line()) -- and nothing of the bad list was queued
   end)
 
+  it("sends a pair of strings as it would one, whatever their sizes, in order with what is written", function()
+    local h = host.serve(commands [[
+      function commands.go(self, t)
+        local sizes = { 0, 1, 2, 64, 4095, 4096, 5000, 16384, 20000 }
+        for i, first in ipairs(sizes) do
+          for j, second in ipairs(sizes) do
+            assert(t:writePair(string.char(64 + i):rep(first), string.char(96 + j):rep(second)) == true)
+            t:write "."
+          end
+        end
+        t:loseConnection()
+      end
+    ]])
+    local sizes, expected = { 0, 1, 2, 64, 4095, 4096, 5000, 16384, 20000 }, {}
+    for i, first in ipairs(sizes) do
+      for j, second in ipairs(sizes) do
+        expected[#expected + 1] = string.char(64 + i):rep(first) .. string.char(96 + j):rep(second)
+      end
+    end
+    local got, why = h:connect():send("go"):receiveAll()
+    assert.equal("eof", why)
+    assert.is_true(table.concat(expected, ".") .. "." == got)
+  end)
+
+  it("answers a pair as it does a write, and takes both or none", function()
+    local text = commands([[
+      function commands.go(self, t)
+        print("large", t:writePair(("x"):rep(8000000), "the tail"))
+        print("full", t:writePair("no", "ne"))
+        local ok, message, code = t:writePair("gone", "gone")
+        print("gone", ok, message, code)
+      end
+      function commands.close(self, t)
+        print("whole", t:writePair(("x"):rep(8000000), "the tail"))
+        t:loseConnection()
+        print("closing", t:writePair("ne", "ver"))
+      end
+      function commands.raise(self, t)
+        print("raised", pcall(function() t:writePair("a", 2) end)) -- here
+        print("raised", pcall(function() t:writePair(nil, "b") end)) -- there
+        t:loseConnection()
+      end
+      function P:connectionLost(reason) print("lost", reason.code) end
+    ]], "maxBuffered = 1000000")
+    local h = host.serve(text)
+    local c = h:connect():send "go"
+    for _, line in ipairs { "large\ttrue", "full\tnil\tclosing\tENOBUFS", "gone\tnil\tclosing\tEPIPE", "lost\tlimit" } do
+      assert.equal(line, h:line())
+    end
+    c:close()
+    local got, why = h:connect():send("close"):receiveAll()
+    assert.same({ 8000008, "the tail", "eof" }, { #got, got:sub(-8), why })
+    for _, line in ipairs { "whole\ttrue", "closing\tnil\tclosing\tEPIPE", "lost\tdone" } do
+      assert.equal(line, h:line())
+    end
+    assert.same({ "", "eof" }, { h:connect():send("raise"):receiveAll() })
+    for _, mark in ipairs { "-- here", "-- there" } do
+      local at = ("script.lua:%d: writePair takes two strings"):format(host.lineOf(text, mark))
+      local line = h:line()
+      assert.truthy(line:find(at, 1, true), ("%q is not at %s"):format(line, at))
+    end
+  end)
+
+  it("pauses a producer at a pair that crosses the high water", function()
+    local h = host.serve(commands [[
+      local producer = { resumeProducing = function() end, stopProducing = function() end }
+      function producer.pauseProducing() print "paused" end
+      function commands.go(self, t)
+        t:pauseProducing()
+        t:registerProducer(producer, true)
+        for _ = 1, 200 do t:writePair(("x"):rep(100000), "\r\n") end
+        print "written"
+      end
+    ]])
+    local c = h:connect():send "go"
+    assert.equal("paused", h:line())
+    assert.equal("written", h:line())
+    c:close()
+  end)
+
   it("carries every byte value, and a list in its order", function()
     local h = host.serve(commands [[
       function commands.go(self, t)
