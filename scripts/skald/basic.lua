@@ -11,6 +11,8 @@ local basic = {
   Int8StringReceiver = frames.Int8StringReceiver,
   Int16StringReceiver = frames.Int16StringReceiver,
   Int32StringReceiver = frames.Int32StringReceiver,
+  VarintStringReceiver = frames.VarintStringReceiver,
+  FixedStringReceiver = frames.FixedStringReceiver,
 }
 
 --- A mixin for receivers of strings: each string goes to `proto_<state>(self, s)`, which may return
@@ -50,7 +52,7 @@ end
 basic.StatefulStringProtocol = StatefulStringProtocol
 
 --- Sends a file to a consumer, a piece each time that there is room.
----@class FileSender
+---@class FileSender: Object
 ---@field CHUNK_SIZE integer the most that is read at once: 16384 unless changed
 local FileSender = class.root("FileSender", { CHUNK_SIZE = 16384, lastSent = "" })
 

@@ -1,5 +1,6 @@
--- Receivers of strings whose length comes first: as digits (netstrings) or as a number of 1, 2 or 4
--- bytes. Pure. What a receiver holds is told in skald.lines; a part has here besides:
+-- Receivers of strings whose length comes first: as digits (netstrings), as a number of 1, 2 or 4
+-- bytes, or as a varint; and of those that are all of one size. Pure. What a receiver holds is told in
+-- skald.lines; a part has here besides:
 --   length   the length, or what its digits make so far
 --   whole    how many bytes follow the length; -1 while that is not all here
 --   told     lengthLimitExceeded was called for it
@@ -59,40 +60,69 @@ local function refuse(self, state, head, length, whole)
   self:lengthLimitExceeded(length)
 end
 
+-- The beginning of a length waits for its end, to be looked at anew.
+local function keepLength(self, state, nextOne)
+  state.part = newPart(sub(state.chunk, state.from), 0, -1, false)
+  state.chunk, state.from = "", 1
+  return nextOne(self, state)
+end
+
+-- What follows a beginning that was kept.
+local function continueString(self, state, nextOne)
+  local part = state.part
+  if (part.whole or -1) < 0 then
+    state.chunk = takeAll(self)
+  elseif not isRefused(self, state, part) then
+    local s = collect(state, part)
+    if s then
+      return s
+    end
+  end
+  return nextOne(self, state)
+end
+
+-- The string behind a length that was read; its first byte is at `first`.
+local function takeString(self, state, length, first, nextOne)
+  local chunk, from = state.chunk, state.from
+  local last = first + length - 1
+  if length <= self.MAX_LENGTH and last <= #chunk then
+    state.from = last + 1
+    return sub(chunk, first, last)
+  end
+  local head = sub(chunk, from, first - 1)
+  state.from = first
+  if length > self.MAX_LENGTH then
+    refuse(self, state, head, length, length)
+  else
+    state.part = newPart(head, length, length, false)
+  end
+  return nextOne(self, state)
+end
+
 local function checkString(s)
   if type(s) ~= "string" then
     error(("sendString takes a string, not a %s"):format(type(s)), 3)
   end
 end
 
-local function deliverString(self, state)
-  local s = self:_next(state)
-  if s then
-    self:stringReceived(s)
-    return true
-  end
-  return false
-end
-
 --- What all receivers of strings have.
 ---@class StringReceiver: Receiver
----@field MAX_LENGTH integer 99999 unless changed
-local Frames = { MAX_LENGTH = 99999 }
-
--- As with lines.
-function Frames:_parse(state)
-  if deliverString(self, state) and deliverString(self, state) and deliverString(self, state) then
-    local s = self:_next(state)
-    while s do
-      self:stringReceived(s)
-      s = self:_next(state)
-    end
-  end
-end
+local Strings = {}
 
 --- A string came. To be overridden, as all callbacks are.
 ---@param s string
-function Frames:stringReceived(s) end -- luacheck: no unused args
+function Strings:stringReceived(s) end -- luacheck: no unused args
+
+--- Drops what has not been parsed, the beginning of an unfinished string included.
+---@return string dropped
+function Strings:clearBuffer()
+  return takeAll(self)
+end
+
+--- What those have whose length comes first.
+---@class FrameReceiver: StringReceiver
+---@field MAX_LENGTH integer 99999 unless changed
+local Frames = { MAX_LENGTH = 99999 }
 
 --- A string is longer than MAX_LENGTH. Closes; an override may raise MAX_LENGTH and have it all the
 --- same, or take everything by `clearBuffer`; else nothing more is delivered.
@@ -101,16 +131,10 @@ function Frames:lengthLimitExceeded(length) -- luacheck: no unused args
   close(self)
 end
 
---- Drops what has not been parsed, the length of an unfinished string included.
----@return string dropped
-function Frames:clearBuffer()
-  return takeAll(self)
-end
-
 --- Strings behind their length as a number, the highest byte first.
----@class IntStringReceiver: StringReceiver
+---@class IntStringReceiver: FrameReceiver
 ---@field prefixLength integer how many bytes that number takes: 1 to 4
-local IntStringReceiver = protocol.Protocol(lines.Receiver, Frames)
+local IntStringReceiver = protocol.Protocol(lines.Receiver, Strings, Frames)
 
 local function decode(a, b, c, d)
   if d then
@@ -128,52 +152,27 @@ end
 
 local nextInt
 
-local function continueInt(self, state, part)
-  if (part.whole or -1) < 0 then
-    state.chunk = takeAll(self)
-    return nextInt(self, state)
-  elseif isRefused(self, state, part) then
-    return nextInt(self, state)
-  end
-  local s = collect(state, part)
-  if s then
-    return s
-  end
-  return nextInt(self, state)
-end
-
 function nextInt(self, state)
   if not isReady(self, state) then
     return nil
   elseif state.part then
-    return continueInt(self, state, state.part)
+    return continueString(self, state, nextInt)
   end
   local chunk, from = state.chunk, state.from
   local first = from + self.prefixLength
   if first > #chunk + 1 then
-    state.part = newPart(sub(chunk, from), 0, -1, false)
-    state.chunk, state.from = "", 1
-    return nextInt(self, state)
+    return keepLength(self, state, nextInt)
   end
-  local length = decode(byte(chunk, from, first - 1))
-  local last = first + length - 1
-  if length <= self.MAX_LENGTH and last <= #chunk then
-    state.from = last + 1
-    return sub(chunk, first, last)
-  end
-  state.from = first
-  if length > self.MAX_LENGTH then
-    refuse(self, state, sub(chunk, from, first - 1), length, length)
-  else
-    state.part = newPart(sub(chunk, from, first - 1), length, length, false)
-  end
-  return nextInt(self, state)
+  return takeString(self, state, decode(byte(chunk, from, first - 1)), first, nextInt)
 end
 
-IntStringReceiver._next = nextInt
+IntStringReceiver._parse = lines.parser(nextInt, "stringReceived")
 
 --- Sends a string behind its length; answers as `transport:write` does.
 ---@param s string shorter than 256^prefixLength, else it raises
+---@return boolean? ok
+---@return string? message
+---@return string? code
 function IntStringReceiver:sendString(s)
   checkString(s)
   local width = self.prefixLength
@@ -183,19 +182,22 @@ function IntStringReceiver:sendString(s)
   return self.transport:write(encode(#s, width) .. s)
 end
 
+--- Strings behind their length as a number of one byte.
 ---@class Int8StringReceiver: IntStringReceiver
 frames.Int8StringReceiver = IntStringReceiver { prefixLength = 1 }
 
+--- Strings behind their length as a number of two bytes.
 ---@class Int16StringReceiver: IntStringReceiver
 frames.Int16StringReceiver = IntStringReceiver { prefixLength = 2 }
 
+--- Strings behind their length as a number of four bytes.
 ---@class Int32StringReceiver: IntStringReceiver
 frames.Int32StringReceiver = IntStringReceiver { prefixLength = 4 }
 
 --- Netstrings: `5:hello,`.
----@class NetstringReceiver: StringReceiver
+---@class NetstringReceiver: FrameReceiver
 ---@field brokenPeer boolean the peer sent what is no netstring, or one that is too long
-local NetstringReceiver = protocol.Protocol(lines.Receiver, Frames, { brokenPeer = false })
+local NetstringReceiver = protocol.Protocol(lines.Receiver, Strings, Frames, { brokenPeer = false })
 
 local COLON, COMMA, ZERO, NINE = byte(":,09", 1, 4)
 
@@ -271,15 +273,144 @@ function nextNetstring(self, state)
   return sub(chunk, at + 1, comma - 1)
 end
 
-NetstringReceiver._next = nextNetstring
+NetstringReceiver._parse = lines.parser(nextNetstring, "stringReceived")
 
 --- Sends a netstring; answers as `transport:write` does.
 ---@param s string
+---@return boolean? ok
+---@return string? message
+---@return string? code
 function NetstringReceiver:sendString(s)
   checkString(s)
   return self.transport:write(#s .. ":" .. s .. ",")
 end
 
 frames.NetstringReceiver = NetstringReceiver
+
+--- Strings behind their length as an unsigned varint: seven bits a byte, the lowest first, the highest
+--- bit set where more follow. It takes at most five bytes; zeros that fill it up are no fault.
+---@class VarintStringReceiver: FrameReceiver
+---@field brokenPeer boolean the peer sent a length that does not end within five bytes
+local VarintStringReceiver = protocol.Protocol(lines.Receiver, Strings, Frames, { brokenPeer = false })
+
+local VARINT = 5 -- bytes
+
+-- The number, and how many bytes it takes; none where its end is not here. Each byte but the last has
+-- 128 too much.
+local function decodeVarint(a, b, c, d, e)
+  if a < 128 then
+    return a, 1
+  elseif b and b < 128 then
+    return a + b * 0x80 - 0x80, 2
+  elseif c and c < 128 then
+    return a + b * 0x80 + c * 0x4000 - 0x4080, 3
+  elseif d and d < 128 then
+    return a + b * 0x80 + c * 0x4000 + d * 0x200000 - 0x204080, 4
+  elseif e and e < 128 then
+    return a + b * 0x80 + c * 0x4000 + d * 0x200000 + e * 0x10000000 - 0x10204080, 5
+  end
+  return nil
+end
+
+local function encodeVarint(number)
+  local bytes = ""
+  while number >= 128 do
+    bytes = bytes .. char(number % 128 + 128)
+    number = floor(number / 128)
+  end
+  return bytes .. char(number)
+end
+
+local nextVarint
+
+function nextVarint(self, state)
+  if not isReady(self, state) then
+    return nil
+  elseif state.part then
+    return continueString(self, state, nextVarint)
+  end
+  local chunk, from = state.chunk, state.from
+  local length, width = decodeVarint(byte(chunk, from, from + VARINT - 1))
+  if length then
+    return takeString(self, state, length, from + width, nextVarint)
+  elseif #chunk - from + 1 >= VARINT then
+    return breakOff(self)
+  end
+  return keepLength(self, state, nextVarint)
+end
+
+VarintStringReceiver._parse = lines.parser(nextVarint, "stringReceived")
+
+--- Sends a string behind its length; answers as `transport:write` does.
+---@param s string
+---@return boolean? ok
+---@return string? message
+---@return string? code
+function VarintStringReceiver:sendString(s)
+  checkString(s)
+  return self.transport:write(encodeVarint(#s) .. s)
+end
+
+frames.VarintStringReceiver = VarintStringReceiver
+
+--- Strings of one size, with nothing between them.
+---@class FixedStringReceiver: StringReceiver
+---@field SIZE integer of each, at least 1; to be set, and may be changed: what is not delivered is cut anew
+local FixedStringReceiver = protocol.Protocol(lines.Receiver, Strings, { SIZE = false })
+
+local nextFixed
+
+-- A string whose beginning came before this chunk; the size may be another by now.
+local function continueFixed(self, state, part)
+  if part.whole ~= self.SIZE or part.head ~= "" then
+    state.chunk = takeAll(self)
+    return nextFixed(self, state)
+  end
+  local s = collect(state, part)
+  if s then
+    return s
+  end
+  return nextFixed(self, state)
+end
+
+local function isSize(size)
+  return type(size) == "number" and size >= 1 and size % 1 == 0
+end
+
+function nextFixed(self, state)
+  if not isReady(self, state) then
+    return nil
+  elseif state.part then
+    return continueFixed(self, state, state.part)
+  end
+  local chunk, from, size = state.chunk, state.from, self.SIZE
+  if not isSize(size) then
+    error("SIZE is no whole number of bytes from 1 on: " .. tostring(size), 0)
+  end
+  local last = from + size - 1
+  if last <= #chunk then
+    state.from = last + 1
+    return sub(chunk, from, last)
+  end
+  state.part = newPart("", size, size, false)
+  return nextFixed(self, state)
+end
+
+FixedStringReceiver._parse = lines.parser(nextFixed, "stringReceived")
+
+--- Sends a string; answers as `transport:write` does.
+---@param s string of SIZE bytes, else it raises
+---@return boolean? ok
+---@return string? message
+---@return string? code
+function FixedStringReceiver:sendString(s)
+  checkString(s)
+  if #s ~= self.SIZE then
+    error(("sendString: a string of %d bytes, where SIZE is %s"):format(#s, tostring(self.SIZE)), 2)
+  end
+  return self.transport:write(s)
+end
+
+frames.FixedStringReceiver = FixedStringReceiver
 
 return frames

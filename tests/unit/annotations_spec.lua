@@ -5,14 +5,7 @@ local reference = require "support.reference"
 local source = require "support.source"
 
 -- What is still to be mended, as `file: what`, without a line. It may only shrink.
-local exceptions = {
-  ["scripts/skald/frames.lua: sendString returns 1 values, and has 0 @return"] = true,
-  ["scripts/skald/frames.lua: the class Int8StringReceiver has no sentence"] = true,
-  ["scripts/skald/frames.lua: the class Int16StringReceiver has no sentence"] = true,
-  ["scripts/skald/frames.lua: the class Int32StringReceiver has no sentence"] = true,
-  ["scripts/skald/lines.lua: sendLine returns 1 values, and has 0 @return"] = true,
-  ["scripts/skald/basic.lua: FileSender is a class: its @class is derived from Object, at last"] = true,
-}
+local exceptions = {}
 
 local function read(path)
   local file = assert(io.open(path))
