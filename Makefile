@@ -97,11 +97,12 @@ lint: build-deps ## formatting, static analysis, direction of includes
 
 .PHONY: bench bench-tools
 bench-tools: build-deps
-	@$(MAKE) -s --no-print-directory $(BUILD)/bench/floor $(BUILD)/bench/load $(BUILD)/bench/forward
+	@$(MAKE) -s --no-print-directory $(BUILD)/bench/floor $(BUILD)/bench/load $(BUILD)/bench/lines $(BUILD)/bench/forward
 bench: release bench-tools ## CPU, latency, memory, start time, beside a plain C server and others
 	$(call need,$(BENCH_PACKAGES))
 	@luajit tests/bench/bench.lua --json $(BUILD)/bench.json
 	@luajit tests/bench/async.lua --json $(BUILD)/async.json
+	@luajit tests/bench/framing.lua --json $(BUILD)/framing.json
 	@luajit tests/bench/forward.lua --json $(BUILD)/forward.json
 
 .PHONY: docs

@@ -24,7 +24,8 @@
 #include <unistd.h>
 
 #define SECOND UINT64_C(1000000000)
-#define SHIFTS 256            // different places in the pattern where a message can begin
+#define SHIFTS 256            // different places in the pattern where a batch can begin
+#define NEW_SHIFTS 1024       // the same where lines are not to come again soon
 #define MAX_ERRORS 1000       // a run with so many is over
 #define DRAIN_SECONDS 5       // for what is in flight when the counted window ends
 #define STALL_SECONDS 20      // no byte for so long: the rest is given up (slow)
@@ -65,6 +66,10 @@ struct run {
     size_t count; // conns
     size_t live;  // conns with a descriptor
     size_t batch; // echo: bytes sent in one go
+    size_t line;  // lines: bytes of one with its end; 0 for an echo of anything
+    size_t step;  // echo: from one place in the pattern where a batch can begin to the next
+    size_t places;
+    bool awake; // never sleeps, so that no server pays for waking us
     uint64_t per_batch;
     uint64_t expected;              // fetch, slow: bytes of one answer; fetch: 0 for any
     uint64_t serial;                // fetch: connections opened so far
@@ -417,7 +422,7 @@ static void run_loop(struct run *r, void (*on_event)(struct run *, struct conn *
     struct epoll_event events[256];
 
     while (r->live > 0 && r->errors < MAX_ERRORS) {
-        int count = epoll_wait(r->epoll, events, 256, 20);
+        int count = epoll_wait(r->epoll, events, 256, r->awake ? 0 : 20);
 
         if (count < 0 && errno != EINTR) {
             die("epoll_wait: %s", strerror(errno));
@@ -457,24 +462,36 @@ static int run_report(struct run *r, const char *what)
     return r->errors || r->wrong || !r->done;
 }
 
-// echo: every connection and round begins elsewhere in the pattern, so a stale or foreign byte
-// shows
+// echo, lines: every connection and round begins elsewhere in the pattern, so a stale or foreign
+// byte shows
 
 static const char *echo_bytes(const struct run *r, const struct conn *c)
 {
-    return r->pattern + (c->index * 37 + c->round) % SHIFTS;
+    return r->pattern + (c->index * 37 + c->round) % r->places * r->step;
 }
 
 static void make_pattern(struct run *r)
 {
     uint32_t x = 2463534242u;
 
-    r->pattern = allocate(r->batch + SHIFTS, 1);
-    for (size_t i = 0; i < r->batch + SHIFTS; i++) {
+    r->pattern = allocate(r->batch + r->places * r->step, 1);
+    for (size_t i = 0; i < r->batch + r->places * r->step; i++) {
         x ^= x << 13;
         x ^= x >> 17;
         x ^= x << 5;
         r->pattern[i] = (char)x;
+    }
+}
+
+// Makes lines of the pattern: letters, and two bytes that end each.
+static void make_lines(struct run *r)
+{
+    for (size_t i = 0; i < r->batch + r->places * r->step; i++) {
+        size_t left = r->line - i % r->line;
+
+        r->pattern[i] = left == 2   ? '\r'
+                        : left == 1 ? '\n'
+                                    : (char)('A' + (unsigned char)r->pattern[i] % 26);
     }
 }
 
@@ -540,15 +557,15 @@ static void on_echo(struct run *r, struct conn *c, uint32_t events)
     }
 }
 
-// echo PORT CONNS SIZE PIPELINE SECONDS [WARM [PID]]
-static int run_echo(struct run *r, int argc, char **argv)
+static int run_batches(struct run *r, int argc, char **argv)
 {
     size_t count = (size_t)number(argv[1], "CONNS", 1, 200000);
 
-    r->per_batch = (uint64_t)number(argv[3], "PIPELINE", 1, 100000);
-    r->batch = (size_t)number(argv[2], "SIZE", 1, 16 << 20) * r->per_batch;
     run_init(r, (int)number(argv[0], "PORT", 1, 65535), count);
     make_pattern(r);
+    if (r->line) {
+        make_lines(r);
+    }
     connect_up_to(r, count, 0);
     if (argc > 6) {
         run_set_server(r, argv[6]);
@@ -561,6 +578,48 @@ static int run_echo(struct run *r, int argc, char **argv)
     }
     run_loop(r, on_echo);
     return run_report(r, "messages");
+}
+
+// A quick server would find us busy and a slow one asleep, and pay for the difference.
+static int run_awake(struct run *r, int argc, char **argv)
+{
+    r->awake = true;
+    return run_batches(r, argc, argv);
+}
+
+static void read_sizes(struct run *r, char **argv, size_t ending)
+{
+    r->per_batch = (uint64_t)number(argv[3], "PIPELINE", 1, 100000);
+    r->step = (size_t)number(argv[2], "SIZE", 1, 1 << 20) + ending;
+    r->batch = r->step * r->per_batch;
+    r->places = SHIFTS;
+}
+
+// echo PORT CONNS SIZE PIPELINE SECONDS [WARM [PID]]
+static int run_echo(struct run *r, int argc, char **argv)
+{
+    read_sizes(r, argv, 0);
+    r->step = 1;
+    return run_batches(r, argc, argv);
+}
+
+// An echo of lines, of SIZE bytes before the two that end each: the same few hundred all the time.
+// lines PORT CONNS SIZE LINES SECONDS [WARM [PID]]
+static int run_lines(struct run *r, int argc, char **argv)
+{
+    read_sizes(r, argv, 2);
+    r->line = r->step;
+    return run_awake(r, argc, argv);
+}
+
+// The same of lines that do not come again soon.
+static int run_new_lines(struct run *r, int argc, char **argv)
+{
+    read_sizes(r, argv, 2);
+    r->line = r->step;
+    r->step = r->batch;
+    r->places = NEW_SHIFTS;
+    return run_awake(r, argc, argv);
 }
 
 // fetch: connect, read to the end, close, again
@@ -930,6 +989,8 @@ static const struct mode {
     const char *usage;
 } modes[] = {
     {"echo", 5, 7, run_echo, "echo PORT CONNS SIZE PIPELINE SECONDS [WARM [PID]]"},
+    {"lines", 5, 7, run_lines, "lines PORT CONNS SIZE LINES SECONDS [WARM [PID]]"},
+    {"newlines", 5, 7, run_new_lines, "newlines PORT CONNS SIZE LINES SECONDS [WARM [PID]]"},
     {"fetch", 3, 6, run_fetch, "fetch PORT CONNS SECONDS [WARM [EXPECTED_BYTES [PID]]]"},
     {"idle", 2, 2, run_idle, "idle PORT CONNS"},
     {"slow", 3, 3, run_slow, "slow PORT CONNS EXPECTED_BYTES"},
