@@ -143,9 +143,9 @@ describe("a StringTransport", function()
     local file = assert(io.open "scripts/skald/transport.lua")
     local source = file:read "*a"
     file:close()
-    local count = 0
+    local count, own = 0, { fail = true, carrier = true, writePair = true } -- between the core and its own
     for name in source:gmatch "\nfunction Transport:(%w+)" do
-      if name ~= "fail" and name ~= "carrier" then -- between the core and its own
+      if not own[name] then
         count = count + 1
         assert.equal("function", type(testing.StringTransport[name]), name)
       end
