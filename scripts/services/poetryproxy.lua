@@ -53,11 +53,11 @@ function Poem:connectionLost(reason)
   end
 end
 
-local PoemFactory = protocol.ClientFactory { protocol = Poem }
+local poemFactory = protocol.ClientFactory { protocol = Poem }:new()
 
 -- A Deferred of the poem; cancelling it gives up connecting, or ends the connection.
 local function fetch()
-  return upstream:connect(PoemFactory):addCallback(function(poem)
+  return upstream:connect(poemFactory):addCallback(function(poem)
     return poem.whole
   end)
 end

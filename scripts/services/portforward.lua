@@ -48,13 +48,14 @@ function Side:connectionLost(reason)
   end
 end
 
-local Upstream = protocol.ClientFactory { protocol = Side, idleTimeout = idle }
+-- One for all: a class would be a new factory at each connection.
+local upstreamFactory = protocol.ClientFactory { protocol = Side, idleTimeout = idle }:new()
 
 local Client = Side {}
 
 function Client:connectionMade()
   self.transport:pauseProducing() -- until there is somebody to read for
-  self.connecting = upstream:connect(Upstream)
+  self.connecting = upstream:connect(upstreamFactory)
   self.connecting:addCallbacks(function(server)
     self:join(server)
   end, function(failure)
