@@ -20,6 +20,12 @@ local function number(name, low)
   return value
 end
 
+for name in pairs(options) do
+  if name ~= "listen" and name ~= "connect" and name ~= "proxy" and name ~= "idle" then
+    error(("there is no option '%s' (listen, connect, proxy, idle)"):format(name), 0)
+  end
+end
+
 local idle, version = number("idle", 0), number("proxy", 1)
 if version and version ~= 1 and version ~= 2 then
   error(("there is a PROXY header 1 and a 2, but no '%s'"):format(options.proxy), 0)

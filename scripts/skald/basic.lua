@@ -56,6 +56,18 @@ basic.StatefulStringProtocol = StatefulStringProtocol
 ---@field CHUNK_SIZE integer the most that is read at once: 16384 unless changed
 local FileSender = class.root("FileSender", { CHUNK_SIZE = 16384, lastSent = "" })
 
+-- Of a value that has what is needed of it; blames who called the method that asks.
+local function needMethods(name, value, methods)
+  for _, method in ipairs(methods) do
+    local ok, f = pcall(function()
+      return value[method]
+    end)
+    if not ok or type(f) ~= "function" then
+      error(("beginFileTransfer: the %s has no %s"):format(name, method), 3)
+    end
+  end
+end
+
 --- Begins; the file is left open, and at its end.
 ---@param file file* or anything with `read(self, n)`
 ---@param consumer Transport or anything with registerProducer, write and unregisterProducer
@@ -65,12 +77,21 @@ function FileSender:beginFileTransfer(file, consumer, transform)
   if self.file then
     error("beginFileTransfer: a transfer is under way", 2)
   end
+  needMethods("file", file, { "read" })
+  needMethods("consumer", consumer, { "registerProducer", "unregisterProducer", "write" })
+  if transform ~= nil and type(transform) ~= "function" then
+    error(("beginFileTransfer: the transform is a function, not a %s"):format(type(transform)), 2)
+  end
   local deferred = require("skald.defer").Deferred:new(function()
     self.file = nil
     consumer:unregisterProducer()
   end)
   self.file, self.consumer, self.transform, self.deferred = file, consumer, transform, deferred
-  consumer:registerProducer(self, false)
+  local ok, problem = pcall(consumer.registerProducer, consumer, self, false)
+  if not ok then
+    self.file, self.deferred = nil, nil
+    error((tostring(problem):gsub("^[^:]*:%d+: ", "")), 2)
+  end
   return deferred
 end
 
@@ -80,35 +101,42 @@ local function finish(self)
   return deferred
 end
 
--- The next piece that is not empty, as it is to be sent.
+-- The next piece that is not empty, as it is to be sent; nil at the end, or nil and what went wrong.
 local function nextPiece(self)
   local piece, message
   repeat
     piece, message = self.file:read(self.CHUNK_SIZE)
     if piece and self.transform then
       piece = self.transform(piece)
+      if type(piece) ~= "string" then
+        error(("the transform gave a %s, not a string"):format(type(piece)), 0)
+      end
     end
   until piece ~= ""
   return piece, message
 end
 
---- The consumer has room.
+local function conclude(self, how, value)
+  local deferred = finish(self)
+  self.consumer:unregisterProducer()
+  deferred[how](deferred, value)
+end
+
+--- The consumer has room. A transform that raises, or a file that cannot be read, fails the transfer.
 function FileSender:resumeProducing()
   if not self.file then
     return
   end
-  local piece, message = nextPiece(self)
-  if piece then
+  local ok, piece, message = pcall(nextPiece, self)
+  if not ok then
+    conclude(self, "errback", piece)
+  elseif piece then
     self.lastSent = piece:sub(-1)
     self.consumer:write(piece)
-    return
-  end
-  local deferred = finish(self)
-  self.consumer:unregisterProducer()
-  if message then
-    deferred:errback(message)
+  elseif message then
+    conclude(self, "errback", message)
   else
-    deferred:callback(self.lastSent)
+    conclude(self, "callback", self.lastSent)
   end
 end
 

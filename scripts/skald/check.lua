@@ -237,12 +237,24 @@ local function checkBounds(problems, definition)
   end
 end
 
+-- What a receiver could not work with.
+local function checkReceiver(problems, methods)
+  local delimiter, most = methods.delimiter, methods.MAX_LENGTH
+  if delimiter == "" then
+    problems:add("delimiter", nil, "the delimiter is empty")
+  end
+  if type(most) == "number" and (most < 0 or most ~= most) then
+    problems:add("MAX_LENGTH", nil, "MAX_LENGTH takes a number of bytes from 0, not %s", tostring(most))
+  end
+end
+
 -- A factory, and what it wraps.
 local function checkFactory(problems, definition)
   checkChain(problems, definition, factoryKeys, "a factory")
   local methods = definition.protocol
   if type(methods) == "table" then
     checkChain(problems, methods, protocolKeys, "a protocol")
+    checkReceiver(problems, methods)
   elseif methods == nil and not definition.buildProtocol and not class.is(definition) and #problems.list == 0 then
     problems:add("return", nil, "the definition has no protocol")
   end

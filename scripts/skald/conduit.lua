@@ -15,6 +15,7 @@ end
 --- Drops the bytes.
 function Conduit:clear()
   self.pieces, self.first, self.last, self.bytes = {}, 1, 0, 0
+  self.from = 1 -- in the first piece
 end
 
 --- Adds bytes.
@@ -29,8 +30,8 @@ end
 
 -- All of it is one piece from now on.
 local function join(self)
-  local whole = table.concat(self.pieces, "", self.first, self.last)
-  self.pieces, self.first, self.last = { whole }, 1, 1
+  local whole = table.concat(self.pieces, "", self.first, self.last):sub(self.from)
+  self.pieces, self.first, self.last, self.from = { whole }, 1, 1, 1
   return whole
 end
 
@@ -40,31 +41,30 @@ function Conduit:text()
   return self.bytes > 0 and join(self) or ""
 end
 
--- Enough pieces for so many bytes; the last of them may be more than is wanted.
-local function takePieces(self, most)
-  local taken, size = {}, 0
-  while size < most and self.first <= self.last do
-    local piece = self.pieces[self.first]
+-- The first bytes of the first piece. A long piece is not copied for each part of it.
+local function takePart(self, most)
+  local piece, from = self.pieces[self.first], self.from
+  local part = (from == 1 and most >= #piece) and piece or piece:sub(from, from + most - 1)
+  self.from = from + #part
+  if self.from > #piece then
     self.pieces[self.first] = nil
-    self.first = self.first + 1
-    taken[#taken + 1] = piece
-    size = size + #piece
+    self.first, self.from = self.first + 1, 1
   end
-  return table.concat(taken), size
+  return part
 end
 
 --- Takes the first bytes out.
 ---@param most number of bytes
 ---@return string
 function Conduit:take(most)
-  local data, size = takePieces(self, most)
-  if size > most then
-    self.first = self.first - 1
-    self.pieces[self.first] = data:sub(most + 1)
-    data, size = data:sub(1, most), most
+  local taken, size = {}, 0
+  while size < most and self.first <= self.last do
+    local part = takePart(self, most - size)
+    taken[#taken + 1] = part
+    size = size + #part
   end
   self.bytes = self.bytes - size
-  return data
+  return table.concat(taken)
 end
 
 return Conduit

@@ -4,6 +4,8 @@
 -- the field. Pure, but for `listen` and `connect`.
 
 ---@class skald.endpoints
+local inet = require "skald.inet"
+
 local endpoints = {}
 
 -- One pass over the characters: each field with its column, its text and, for key=value, its key.
@@ -70,6 +72,9 @@ end
 ---@param s string
 ---@return string
 function endpoints.quoteStringArgument(s)
+  if type(s) ~= "string" then
+    error(("quoteStringArgument takes a string, not a %s"):format(type(s)), 2)
+  end
   return (s:gsub("[\\:=%[%]]", "\\%0"))
 end
 
@@ -102,20 +107,29 @@ function read.mode(text)
   return value and value <= 511 and value or nil, "mode is octal, such as 660"
 end
 
--- IPv6 comes with or without brackets; only the shape is looked at here, the kernel knows the rest.
+-- The zone of an IPv6 address is the kernel's matter.
+local function isIPv6(text)
+  return inet.isIPv6(text:match "^(.*)%%[%w._-]+$" or text, true)
+end
+
+-- IPv6 comes with or without brackets.
 function read.host(text)
   local inner = text:match "^%[(.*)%]$" or text
-  local isIPv6 = inner:find(":", 1, true) and inner:match "^[%x:.]+%%?[%w._-]*$"
   if inner == "localhost" then
     return "127.0.0.1"
   end
-  if isIPv6 or (inner == text and text:match "^%d+%.%d+%.%d+%.%d+$") then
+  if isIPv6(inner) or (inner == text and inet.isIPv4(text, true)) then
     return inner
   end
   return nil, "an interface is given by its IP address"
 end
 
+local LONGEST_PATH = 107 -- bytes that the name of a Unix socket may have (unix(7))
+
 function read.path(text)
+  if #text > LONGEST_PATH then
+    return nil, ("the path of a socket has at most %d bytes"):format(LONGEST_PATH)
+  end
   return text ~= "" and text or nil, "a path is missing"
 end
 
@@ -123,7 +137,9 @@ end
 function read.name(text)
   local inner = text:match "^%[(.*)%]$" or text
   if inner:find(":", 1, true) then
-    return inner:match "^[%x:.]+%%?[%w._-]*$", "an IPv6 address is hexadecimal digits and colons"
+    return isIPv6(inner) and inner or nil, "that is no IPv6 address"
+  elseif inner:find "^[%d.]+$" then
+    return inet.isIPv4(inner, true) and inner or nil, "that is no IPv4 address"
   end
   local ok = #inner <= 253 and inner:find "^[%w_]" and not inner:find "[^%w._-]" and not inner:find("..", 1, true)
   return ok and inner or nil, "a host is a name or an IP address"
@@ -250,7 +266,8 @@ local function parse(kinds, s)
     return complain(s, first.column, ("%s: not in this version"):format(kind))
   end
   if not kinds[kind] then
-    return complain(s, first.column, ("'%s' is no kind of endpoint (tcp, unix)"):format(kind))
+    local names = known(kinds) .. (kinds == servers and ", haproxy" or "")
+    return complain(s, first.column, ("'%s' is no kind of endpoint (%s)"):format(kind, names))
   end
   local result, message = fill(kinds, s, kind, fields)
   return result and (within and { type = "haproxy", inner = result } or result), message

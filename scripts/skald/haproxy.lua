@@ -48,9 +48,14 @@ function HAProxyProtocolWrapper:_refuse(problem)
   self:headerRefused(problem)
 end
 
---- The header is bad, or did not come in time. Closes; an override closes too.
+--- The header is bad, or did not come in time. Inside the host the log says so; closes. An override
+--- closes too.
 ---@param problem string what is wrong with it
-function HAProxyProtocolWrapper:headerRefused(problem) -- luacheck: no unused args
+function HAProxyProtocolWrapper:headerRefused(problem)
+  local log = package.loaded["skald.log"]
+  if log then
+    log.info("%s: PROXY header refused: %s", tostring(self.transport:getPeer()), problem)
+  end
   self:loseConnection()
 end
 

@@ -237,7 +237,9 @@ local Receiver = { paused = false, _state = false }
 ---@param data string
 function Receiver:dataReceived(data)
   local state = stateOf(self)
-  if #data > 0 then
+  if type(data) ~= "string" then
+    error(("dataReceived takes a string, not a %s"):format(type(data)), 2)
+  elseif #data > 0 then
     store(state, data)
   end
   if not state.busy then
@@ -465,6 +467,9 @@ end
 --- What follows are lines.
 ---@param rest string? what `rawDataReceived` or `lineLengthExceeded` was given and leaves to be parsed
 function LineReceiver:setLineMode(rest)
+  if rest ~= nil and type(rest) ~= "string" then
+    error(("setLineMode takes what is left as a string, not a %s"):format(type(rest)), 2)
+  end
   local state = stateOf(self)
   state.raw = false
   if rest and #rest > 0 then

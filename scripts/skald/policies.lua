@@ -10,7 +10,7 @@ local WrappingFactory, ProtocolWrapper = wrapping.WrappingFactory, wrapping.Prot
 local policies = { WrappingFactory = WrappingFactory, ProtocolWrapper = ProtocolWrapper }
 
 local function clockOf(who)
-  return who.clock or require "skald.reactor"
+  return who.clock or who.factory and who.factory.clock or require "skald.reactor"
 end
 
 local function asIs(problem)
@@ -40,7 +40,7 @@ end
 --- not, the time still runs out once, which does nothing to a connection that is over.
 ---@class TimeoutMixin
 ---@field timeOut number? seconds; none: it is off
----@field clock table? by default the reactor
+---@field clock table? by default the factory's, else the reactor
 ---@field transport Transport
 local TimeoutMixin = {}
 
@@ -157,6 +157,21 @@ local function needProducer(producer, streaming)
   end
 end
 
+-- How much of a file would be sent; nil where there is nothing to send, or nothing that makes sense.
+local function sizeOf(path, offset, length)
+  offset = offset or 0
+  if type(path) ~= "string" or type(offset) ~= "number" or not (length == nil or type(length) == "number") then
+    return nil
+  end
+  local file = io.open(path, "rb")
+  local size = file and file:seek "end"
+  if file then
+    file:close()
+  end
+  length = size and (length or size - offset)
+  return length and length > 0 and offset + length <= size and length or nil
+end
+
 -- --- throttling: one connection ---------------------------------------------------------------
 
 ---@class ThrottlingProtocol: ProtocolWrapper
@@ -197,17 +212,11 @@ function ThrottlingProtocol:writeSequence(list)
 end
 
 function ThrottlingProtocol:sendFile(path, offset, length)
-  local factory = self.factory
-  if length ~= nil or type(path) ~= "string" then
-    if type(length) == "number" and not self.disconnecting then
-      factory:registerWritten(length)
-    end
-    return self.transport:sendFile(path, offset, length)
+  local bytes = not self.disconnecting and sizeOf(path, offset, length)
+  if bytes then
+    self.factory:registerWritten(bytes)
   end
-  return self.transport:sendFile(path, offset):addCallback(function(bytes)
-    factory:registerWritten(bytes)
-    return bytes
-  end)
+  return self.transport:sendFile(path, offset, length)
 end
 
 function ThrottlingProtocol:pauseProducing()
@@ -557,6 +566,15 @@ function TrafficLoggingProtocol:writeSequence(list)
   return self.transport:writeSequence(list)
 end
 
+-- Its bytes do not pass through here.
+function TrafficLoggingProtocol:sendFile(path, offset, length)
+  local bytes = not self.disconnecting and sizeOf(path, offset, length)
+  if bytes then
+    tell(self, "S", ("%d bytes of %s"):format(bytes, quote(path)))
+  end
+  return self.transport:sendFile(path, offset, length)
+end
+
 -- A log that fails keeps the end from nobody.
 function TrafficLoggingProtocol:connectionLost(reason)
   local ok, problem = pcall(tell, self, "C", tostring(reason))
@@ -567,7 +585,7 @@ function TrafficLoggingProtocol:connectionLost(reason)
 end
 
 --- Logs what comes and goes, a line each: `*` for a connection, `C n: "data"` for what comes, `S n: "data"`
---- for what goes, `C n: ` and the reason at the end. What `sendFile` sends is not seen.
+--- for what goes, `C n: ` and the reason at the end. Of a file that is sent: how many bytes, and its name.
 ---@class TrafficLoggingFactory: WrappingFactory
 ---@field log fun(line: string)
 ---@field counter integer the number of the last connection

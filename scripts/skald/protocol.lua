@@ -48,6 +48,10 @@ end
 --- The connection is there: called once, before all others.
 function Protocol.connectionMade() end
 
+--- Bytes came, 64 KiB at most.
+---@param data string never empty
+function Protocol:dataReceived(data) end -- luacheck: no unused args
+
 --- The connection is over: called once, as the last.
 ---@param reason Reason
 function Protocol:connectionLost(reason) end -- luacheck: no unused args

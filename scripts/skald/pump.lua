@@ -4,7 +4,7 @@ local class = require "skald.class"
 local stringtransport = require "skald.stringtransport"
 
 local WINDOW = 65536 -- bytes on their way in one direction
-local MOST = 100000 -- steps to come to rest
+local MOST = 200000 -- steps to come to rest
 
 -- The transport of one side. Here what runs code of another connection may say that it failed.
 local Side = stringtransport.StringTransport {}
@@ -70,11 +70,26 @@ local function needRest(self, name)
   end
 end
 
+local function isCut(value)
+  return type(value) == "number" and value >= 1 and (value == math.huge or value % 1 == 0)
+end
+
+-- The most bytes of the next piece.
+local function nextCut(self)
+  local cut = self.cut
+  if type(cut) == "function" then
+    cut = cut()
+  end
+  if not isCut(cut) then
+    error(("the cut is a number of bytes from 1, not %s"):format(tostring(cut)), 0)
+  end
+  return cut
+end
+
 local function move(self)
   local any = false
   for _, carrier in ipairs(self.sides) do
-    local cut = self.cut
-    any = carrier:turn(type(cut) == "function" and cut() or cut) or any
+    any = carrier:turn(nextCut(self)) or any
   end
   return any
 end
@@ -88,7 +103,6 @@ function Pump:step()
   report(self)
   return any
 end
-
 
 --- Steps until nothing moves any more.
 function Pump:flush()
@@ -130,7 +144,7 @@ function pump.need(name, options, level)
     end
   end
   local cut = options and options.cut
-  if cut ~= nil and type(cut) ~= "function" and not (type(cut) == "number" and cut >= 1) then
+  if cut ~= nil and type(cut) ~= "function" and not isCut(cut) then
     error(("%s: cut is a number of bytes from 1, not %s"):format(name, tostring(cut)), level + 1)
   end
 end

@@ -7,6 +7,12 @@ local C = core.C
 
 local skeleton = {}
 
+-- Modules that a spec needs, and that are not loaded yet.
+local TAKEN = {}
+for name in ("busted luassert say pl cliargs term system ffi skald"):gmatch "%S+" do
+  TAKEN[name] = true
+end
+
 -- What is written, and the template that it is made from.
 local FILES = {
   { form = "%s/%s.lua", template = "templates/service.lua" },
@@ -20,7 +26,7 @@ wrote %s/%s.lua and %s/%s_spec.lua. Now:
   skald run %s.lua    serves on 127.0.0.1 port 7000: try it with nc 127.0.0.1 7000
 ]]
 
--- It becomes a file, a module and the name of a service.
+-- It becomes a file, a module and the name of a service. What `require` finds already it cannot be.
 local function problemOf(name)
   if name:find "/" then
     return "is a path: go to the folder first"
@@ -28,6 +34,8 @@ local function problemOf(name)
     return "is no name: a letter first, then letters, digits, - and _"
   elseif core.bundled("services/" .. name .. ".lua") then
     return "is the name of a bundled service"
+  elseif package.loaded[name] or package.preload[name] or TAKEN[name] then
+    return "is the name of a module that Lua or the tests have"
   end
   return nil
 end

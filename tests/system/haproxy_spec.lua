@@ -259,6 +259,7 @@ describe("an endpoint haproxy:", function()
     local c = h:connect():send(LINE .. "GET /\n")
     assert.same({ "tcp:192.168.0.1:56324", "GET /" }, { c:line(), c:line() })
     refused(h:connect():send "GET /")
+    h:waitLog "tcp:127.0.0.1:%d+: PROXY header refused: "
     refused(h:connect())
     c:close()
     h:line "^lost\tdone"

@@ -87,6 +87,8 @@ describe("skald new", function()
       [""] = "'' is no name",
       ["sub/things"] = "'sub/things' is a path: go to the folder first",
       echo = "'echo' is the name of a bundled service",
+      string = "'string' is the name of a module that Lua or the tests have",
+      busted = "'busted' is the name of a module that Lua or the tests have",
     } do
       local status, out, err = new(name)
       assert.equal(2, status, name)

@@ -151,6 +151,7 @@ describe("the bundled service portforward", function()
 
   for option, what in pairs {
     ["proxy=3"] = "there is a PROXY header 1 and a 2, but no '3'",
+    ["prxy=1"] = "there is no option 'prxy' (listen, connect, proxy, idle)",
     ["idle=soon"] = "idle takes a number from 0, not 'soon'",
     ["connect=tcp:nobody"] = "column 11: a port is missing",
   } do

@@ -1636,6 +1636,38 @@ describe("FileSender", function()
     assert.is_nil(consumer.producer)
   end)
 
+  it("fails with what the transform raises, or where that gives no string", function()
+    for _, transform in ipairs { function() error("no good", 0) end, function() return 5 end, function() end } do
+      local consumer, outcome = begin("content", nil, transform)
+      consumer.producer:resumeProducing()
+      assert.matches("no good", outcome.failure.message:gsub("the transform gave a %a+, not a string", "no good"))
+      assert.is_nil(consumer.producer)
+      assert.same({}, consumer.written)
+    end
+  end)
+
+  it("refuses what is no file, no consumer and no transform at the caller's line, and can begin after that", function()
+    local sender, consumer = basic.FileSender:new(), newConsumer()
+    local function refuses(wanted, ...)
+      local arguments = { n = select("#", ...), ... }
+      local ok, message = pcall(function()
+        sender:beginFileTransfer(unpack(arguments, 1, arguments.n)) -- here
+      end)
+      assert.is_false(ok)
+      assert.matches("basic_spec.lua:%d+: " .. wanted, message)
+    end
+    refuses("beginFileTransfer: the file has no read", nil, consumer)
+    refuses("beginFileTransfer: the file has no read", "path", consumer)
+    refuses("beginFileTransfer: the file has no read", 5, consumer)
+    refuses("beginFileTransfer: the consumer has no registerProducer", fileOf "x")
+    refuses("beginFileTransfer: the transform is a function, not a number", fileOf "x", consumer, 5)
+    local full = newConsumer()
+    full.registerProducer = function() error "a producer is registered already" end
+    refuses("a producer is registered already", fileOf "x", full)
+    sender:beginFileTransfer(fileOf "x", consumer)
+    assert.equal(sender, consumer.producer)
+  end)
+
   it("ends when its Deferred is cancelled", function()
     local consumer, outcome, sender, d = begin "content"
     d:cancel()

@@ -50,6 +50,13 @@ describe("check", function()
       problems({ listen = "tcp:0", protocol = {}, highWater = 8, lowWater = 9 })[1])
   end)
 
+  it("refuses a receiver that could not work", function()
+    local basic = require "skald.basic"
+    assert.matches("the delimiter is empty", problems({ listen = "tcp:0", protocol = basic.LineReceiver { delimiter = "" } })[1])
+    assert.matches("MAX_LENGTH takes a number of bytes from 0, not %-5",
+      problems({ listen = "tcp:0", protocol = basic.NetstringReceiver { MAX_LENGTH = -5 } })[1])
+  end)
+
   it("wants a protocol and an endpoint", function()
     assert.matches("no protocol", problems({ listen = "tcp:0" })[1])
     assert.matches("no listen", problems({ protocol = {} })[1])

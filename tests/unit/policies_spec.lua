@@ -689,11 +689,25 @@ describe("ThrottlingFactory", function()
     assert.equal("producing", transport.state)
   end)
 
+  local twenty = os.tmpname()
+
+  setup(function()
+    local file = assert(io.open(twenty, "w"))
+    file:write(("x"):rep(20))
+    file:close()
+  end)
+
+  teardown(function()
+    os.remove(twenty)
+  end)
+
   it("pauses producers when more was written, whichever way, and resumes them", function()
     for _, write in ipairs {
       function(t) t:write(("x"):rep(20)) end,
       function(t) t:writeSequence { ("x"):rep(10), ("x"):rep(10) } end,
-      function(t) t:sendFile("f", 0, 20) end,
+      function(t) t:sendFile(twenty, 0, 20) end,
+      function(t) t:sendFile(twenty) end,
+      function(t) t:sendFile(twenty, 0) end,
     } do
       local _, made = connect(throttle(newFactory(), nil, nil, 10))
       local producer = newProducer()
@@ -706,16 +720,15 @@ describe("ThrottlingFactory", function()
     end
   end)
 
-  it("counts a file to its end when it is through", function()
+  it("counts nothing of a file, or a part, that there is not", function()
     local factory = throttle(newFactory(), nil, nil, 10)
-    local _, made, transport = connect(factory)
-    local sent = require("skald.defer").Deferred:new()
-    transport.sendFile = function() return sent end
-    local bytes
-    made.transport:sendFile("f"):addCallback(function(n) bytes = n end)
+    local _, made = connect(factory)
+    made.transport:sendFile(twenty .. ".none")
+    made.transport:sendFile(twenty, 21)
+    made.transport:sendFile(twenty, 5, 16)
     assert.equal(0, factory.writtenThisSecond)
-    sent:callback(20)
-    assert.same({ 20, 20 }, { bytes, factory.writtenThisSecond })
+    made.transport:sendFile(twenty, 5)
+    assert.equal(15, factory.writtenThisSecond)
   end)
 
   it("does not read less for what was written", function()
@@ -952,6 +965,19 @@ describe("TrafficLoggingFactory", function()
       'S 1: "and everywhere"',
       "C 1: the peer closed the connection",
     }, lines)
+  end)
+
+  it("says of a file how much of it goes, and which it is", function()
+    local path = os.tmpname()
+    local file = assert(io.open(path, "w"))
+    file:write "twelve bytes"
+    file:close()
+    local _, made = connect(logged(newFactory()))
+    made.transport:sendFile(path)
+    made.transport:sendFile(path, 7)
+    made.transport:sendFile(path .. ".none")
+    os.remove(path)
+    assert.same({ "*", ('S 1: 12 bytes of "%s"'):format(path), ('S 1: 5 bytes of "%s"'):format(path) }, lines)
   end)
 
   it("numbers connections, and begins anew where it is told to", function()

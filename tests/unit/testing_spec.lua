@@ -441,10 +441,31 @@ describe("testing.connect", function()
     assert.matches("^boom\n.*testing_spec", texts[1])
   end)
 
+  it("takes a cut of whole bytes only, and brings every byte whatever a function gives", function()
+    for _, cut in ipairs { 0, 1.5, -1, 0 / 0, "x" } do
+      assert.matches("cut", (raisesHere(testing.connect, Recorder:new(), Recorder:new(), { cut = cut })))
+      local pump = testing.connect(Recorder:new(), Recorder:new(), { cut = function() return cut end })
+      pump.client.transport:write "abc"
+      local ok, problem = pcall(pump.flush, pump)
+      assert.is_false(ok)
+      assert.equal(("the cut is a number of bytes from 1, not %s"):format(tostring(cut)), problem)
+    end
+  end)
+
+  it("brings many small pieces of one long write", function()
+    local pieces = {}
+    local Keeper = protocol.Protocol { dataReceived = function(_, data) pieces[#pieces + 1] = data end }
+    local pump = testing.connect(Keeper:new(), Recorder:new(), 1)
+    local text = ("0123456789"):rep(12000)
+    pump.client.transport:write(text)
+    pump:flush()
+    assert.is_true(table.concat(pieces) == text)
+  end)
+
   it("gives up on two that never come to rest", function()
     local pump = testing.connect(Echo:new(), Echo:new())
     pump.client.transport:write "x"
-    assert.equal("flush: the two do not come to rest in 100000 steps", raisesHere(pump.flush, pump))
+    assert.equal("flush: the two do not come to rest in 200000 steps", raisesHere(pump.flush, pump))
   end)
 
   it("refuses what is no protocol, and what is no cut", function()
