@@ -186,6 +186,8 @@ void connection_settle(struct connection *connection)
         output_tell_sent(connection);
     if (connection->fed_by && !output_accepts(connection))
         pipe_sink_ends(connection);
+    if ((connection->flags & (C_KEPT | C_FIN_WANTED)) == C_KEPT && !connection->fed_by)
+        connection_end(connection, C_CLOSING, END_DONE, BY_PEER, 0);
     if (connection->out.bytes == 0 && connection_is_finishing(connection) &&
         !output_has_producer(connection)) {
         if (connection->flags & C_CLOSING) {
@@ -211,6 +213,8 @@ void connection_input_ended(struct connection *connection)
     bool handled = loop->events->ended(loop->context, connection);
     if (!(handled || connection->fed_by) || connection->flags & C_FIN_SENT)
         connection_end(connection, C_CLOSING, END_DONE, BY_PEER, 0);
+    else if (!handled)
+        connection->flags |= C_KEPT;
 }
 
 static void on_readable(struct connection *connection)
@@ -301,6 +305,9 @@ static void on_poll(uv_poll_t *poll, int status, int events)
         connection_tell_news(connection);
     if (events & UV_READABLE && wants_input(connection))
         (connection->feeds ? pipe_read : on_readable)(connection);
+    else if (events & UV_READABLE)
+        connection_dirty(
+            connection); /* watched in vain: its pipe got blocked by another's writes */
     if (events & UV_WRITABLE && wants_output(connection))
         output_writable(connection);
     loop_settle(connection_loop(connection));

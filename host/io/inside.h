@@ -90,6 +90,7 @@ enum connection_flag {
     C_JOINED = 1 << 17,     /* has a protocol: counts among the live ones */
     C_NEWS = 1 << 18,       /* its code was reloaded: its protocol is to hear of it first */
     C_CONNECTING = 1 << 19, /* not there yet: in no group's list (dial.c) */
+    C_KEPT = 1 << 20,       /* its input ended, and only a pipe to it keeps it from closing */
 };
 
 /* Owned by the loop from creation to uv_close's callback, which frees it. */

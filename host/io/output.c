@@ -88,6 +88,8 @@ void output_tell_sent(struct connection *connection)
     int error = file->error;
     size_t sent = file->length - left;
     queue_drop_file(&connection->out, &loop->pool);
+    if (connection->fed_by)
+        pipe_sink_flushed(connection); /* what is given up goes by no flush */
     connection_tell_news(connection);
     loop->events->sent(loop->context, connection, sent, error);
 }
@@ -105,6 +107,7 @@ void connection_flush(struct connection *connection)
         return;
     connection->flags &= ~(uint32_t)C_FULL; /* the peer may have read meanwhile */
     flush_or_break(connection);
+    connection_dirty(connection); /* it may wait no more, or have a file to tell of */
 }
 
 /* After loseConnection only a registered producer may still write. */

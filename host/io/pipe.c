@@ -43,6 +43,8 @@ static void unlink_ends(struct pipe *pipe)
         splice_close(loop);
     pipe->source->feeds = NULL;
     pipe->sink->fed_by = NULL;
+    if (pipe->sink->flags & C_KEPT)
+        connection_dirty(pipe->sink);
     free(pipe);
 }
 
@@ -109,8 +111,10 @@ bool pipe_is_blocked(const struct connection *source)
 void pipe_sink_flushed(struct connection *sink)
 {
     struct connection *source = sink->fed_by->source;
-    if (!pipe_is_blocked(source) && !(source->interest & UV_READABLE))
+    if (!pipe_is_blocked(source) && !(source->interest & UV_READABLE)) {
+        source->active = connection_clock(source);
         connection_dirty(source);
+    }
 }
 
 int pipe_queue(struct connection *sink, const char *bytes, size_t length)
