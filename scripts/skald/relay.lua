@@ -22,12 +22,16 @@ local function take(self)
   end
 end
 
-local function giveBack(self)
+local function restore(self)
   self.over = true
   rawset(self.receiver, "_relay", nil)
   for _, name in ipairs(TAKEN) do
     rawset(self.receiver, name, self.before[name])
   end
+end
+
+local function giveBack(self)
+  restore(self)
   self.sink:unregisterProducer()
 end
 
@@ -69,10 +73,12 @@ end
 -- The sink's word to its producer.
 
 function Relay:pauseProducing()
+  self.paused = true
   self.source:pauseProducing()
 end
 
 function Relay:resumeProducing()
+  self.paused = false
   self.source:resumeProducing()
 end
 
@@ -86,7 +92,9 @@ end
 ---@param receiver Protocol
 ---@param source Transport its transport
 ---@param sink Transport
----@return Deferred? d of the number of bytes, as Transport:pipe says; nil: it does so already
+---@return Deferred? d of the number of bytes, as Transport:pipe says; nil: it does so already, or
+---the sink takes no producer
+---@return string? problem what the sink says of that
 function relay.start(receiver, source, sink)
   if rawget(receiver, "_relay") then
     return nil
@@ -94,10 +102,17 @@ function relay.start(receiver, source, sink)
   local self = setmetatable({ receiver = receiver, source = source, sink = sink, before = {}, bytes = 0 }, Relay)
   self.deferred = deferred.Deferred:new(function()
     giveBack(self)
+    if self.paused then -- nobody else would have it read again
+      source:resumeProducing()
+    end
   end)
   rawset(receiver, "_relay", self)
   take(self)
-  sink:registerProducer(self, true)
+  local ok, problem = pcall(sink.registerProducer, sink, self, true)
+  if not ok then
+    restore(self)
+    return nil, "pipe: " .. tostring(problem):gsub("^[^:\n]*:%d+: ", "")
+  end
   return self.deferred
 end
 

@@ -355,8 +355,11 @@ function StringTransport:pipe(sink)
   if not self._fake:isReadable() or other and not other:accepts() then
     return deferred.fail { message = "pipe: the source or the sink has ended", code = "EPIPE", bytes = 0 }
   end
-  local through = not (other and other.producer) and relay.start(self._fake.protocol, self, sink)
-  return through or error("pipe: one of both is part of a pipe already", 2)
+  local through, problem
+  if not (other and other.producer) then
+    through, problem = relay.start(self._fake.protocol, self, sink)
+  end
+  return through or error(problem or "pipe: one of both is part of a pipe already", 2)
 end
 
 --- Encrypts from now on. Not in this version.

@@ -44,8 +44,8 @@ end
 ---@param length number below 0: to the end of the file
 ---@return Deferred d of the number of bytes
 function transfers.sendFile(handle, path, offset, length)
-  local files = pendingOf(core.place(handle)).files
-  if #files == MOST_FILES then
+  local waiting = C.skald_is_open(pointer, handle) and pending[core.place(handle)]
+  if waiting and #waiting.files == MOST_FILES then
     return cannotSend(path, "ENOBUFS", ("%d files wait already"):format(MOST_FILES))
   end
   local bytes = ffi.new "double[1]"
@@ -56,7 +56,7 @@ function transfers.sendFile(handle, path, offset, length)
   elseif bytes[0] == 0 then
     return deferred.succeed(0)
   end
-  local sent = deferred.Deferred:new()
+  local files, sent = pendingOf(core.place(handle)).files, deferred.Deferred:new()
   files[#files + 1] = sent
   return sent
 end
@@ -83,6 +83,14 @@ end
 
 -- The end of input has no number among the errors.
 local ENDED = { message = "pipe: the source or the sink has ended", code = "EPIPE", bytes = 0 }
+
+--- Whether what a connection reads goes to another.
+---@param source number a handle, of an open one
+---@return boolean
+function transfers.isPiped(source)
+  local mine = pending[core.place(source)]
+  return mine ~= nil and mine.pipe ~= nil
+end
 
 --- What a connection reads goes to another from now on.
 ---@param source number a handle

@@ -312,6 +312,11 @@ local function carrierOf(sink)
   return sink
 end
 
+-- Who receives what it reads; nil once it is lost: its place may be another's then.
+local function receiverOf(self)
+  return C.skald_is_open(pointer, self[1]) and require("skald.dispatch").protocols[core.place(self[1])] or nil
+end
+
 --- From now on, what this transport reads goes to `sink`, inside the core; reading waits while the
 --- sink has more to send than its lowWater. The end of our input becomes the sink's
 --- loseWriteConnection; then `readConnectionLost` is called as ever, and where there is none, the
@@ -326,15 +331,17 @@ function Transport:pipe(sink)
   if type(sink) ~= "table" or type(sink.write) ~= "function" then
     error(("pipe takes the transport that is to send, not a %s"):format(type(sink)), 2)
   end
-  local carrier = carrierOf(sink)
-  local through
-  if carrier then
-    through = require("skald.transfers").pipe(self[1], carrier[1])
-  else
-    local receiver = require("skald.dispatch").protocols[core.place(self[1])]
-    through = require("skald.relay").start(receiver, self, sink)
+  local transfers = require "skald.transfers"
+  local carrier, receiver = carrierOf(sink), receiverOf(self)
+  local through, problem
+  if not receiver then
+    through = transfers.pipe(self[1], self[1]) -- which says that it has ended
+  elseif carrier and not rawget(receiver, "_relay") then
+    through = transfers.pipe(self[1], carrier[1])
+  elseif not carrier and not transfers.isPiped(self[1]) then
+    through, problem = require("skald.relay").start(receiver, self, sink)
   end
-  return through or error("pipe: one of both is part of a pipe already", 2)
+  return through or error(problem or "pipe: one of both is part of a pipe already", 2)
 end
 
 --- Encrypts from now on. Not in this version.

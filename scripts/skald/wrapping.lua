@@ -252,9 +252,9 @@ function ProtocolWrapper:pipe(sink)
   elseif not self.wrappedProtocol or rawget(self, "_relay") or self.dataReceived == ProtocolWrapper.dataReceived then
     return self.transport:pipe(sink) -- which refuses a second one
   end
-  local through = require("skald.relay").start(self.wrappedProtocol, self, sink)
+  local through, problem = require("skald.relay").start(self.wrappedProtocol, self, sink)
   showHalfClose(self)
-  return through or error("pipe: one of both is part of a pipe already", 2)
+  return through or error(problem or "pipe: one of both is part of a pipe already", 2)
 end
 
 --- Queues a part of a file.
