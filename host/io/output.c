@@ -247,7 +247,7 @@ void output_writable(struct connection *connection)
     connection_dirty(connection);
     if (connection->out.head && !(connection->flags & C_BROKEN))
         output_tell_sent(connection);
-    if (connection->flags & C_BROKEN || !output_has_producer(connection))
+    if (connection->flags & (C_DROPPING | C_RESET | C_BROKEN) || !output_has_producer(connection))
         return;
     bool pull = connection->flags & C_PULL;
     bool ready = pull ? connection->out.bytes == 0 && !(connection->flags & C_ASKED)
