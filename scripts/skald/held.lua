@@ -94,8 +94,12 @@ end
 ---@return Deferred d of the number of bytes
 function Held:pipe(sink)
   local through = self.inner:pipe(sink) -- raises where that is no sink; brings nothing before we return
-  local bytes = self:take()
-  sink:write(bytes)
+  local bytes = self.bytes or ""
+  local ok, message = sink:write(bytes)
+  if ok == nil and message then -- the pipe fails, and they are still the protocol's
+    return through
+  end
+  self:take()
   return through:addCallback(function(count)
     return count + #bytes
   end)

@@ -463,6 +463,22 @@ describe("HAProxyWrappingFactory", function()
     assert.matches("bad data", transport.failed)
   end)
 
+  it("keeps what is held for the protocol where a pipe's sink has ended", function()
+    local testing = require "skald.testing"
+    local _, sink = testing.attach(protocol.Protocol:new())
+    local App, heard = protocol.Protocol {}, {}
+    function App:connectionMade()
+      sink:loseConnection()
+      self.transport:pipe(sink):addErrback(function(problem) heard[1] = problem.value.code end)
+    end
+    function App.dataReceived(_, data) heard[#heard + 1] = data end
+    local factory = haproxy.HAProxyWrappingFactory:new(protocol.Factory { protocol = App }:new())
+    local wrapper = testing.attach(factory)
+    testing.feed(wrapper, "PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nearly")
+    testing.feed(wrapper, "later")
+    assert.same({ "EPIPE", "early", "later" }, heard)
+  end)
+
   it("has what is held go before what is piped, and counts it", function()
     local wrapper, transport = connect {
       protocol = {
