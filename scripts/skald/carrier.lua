@@ -5,6 +5,7 @@
 -- A carrier is the state behind a transport. `settle` follows each callback, and calls connectionLost:
 -- so that comes last, and never from inside another callback.
 
+local UNHEARD = require("skald.protocol")._UNHEARD
 local Conduit = require "skald.conduit"
 local class = require "skald.class"
 local deferred = require "skald.deferred"
@@ -83,7 +84,7 @@ function Carrier:call(object, name, ...)
   if not ok then
     self:fail(problem)
   end
-  return true
+  return not ok or problem ~= UNHEARD
 end
 
 -- The protocol that a factory makes; nil where it refuses, or fails.
@@ -382,12 +383,9 @@ local function deliverEnd(self)
     return
   end
   self.ended = true
-  local piped = rawget(self.protocol, "_relay")
   local handled = self:call(self.protocol, "readConnectionLost")
   if not handled or self.finSent then
     self:finish("closing", "done", "peer")
-  elseif piped and self.how == "closing" and not self.protocol.readConnectionLost then
-    self.by = "peer" -- the pipe closes for the protocol, which has nothing to say
   end
 end
 

@@ -12,6 +12,7 @@ local turn = require "skald.turn"
 
 local ffi = require "ffi"
 local C, pointer = core.C, core.pointer
+local UNHEARD = protocol._UNHEARD
 local buildByDefault = protocol.Factory.buildProtocol
 local producers, transfers = transport.producers, transport.transfers
 local newTransport = transport.new
@@ -128,8 +129,7 @@ function dispatch.ended(place)
   local receiver = protocols[place]
   local ended = receiver.readConnectionLost
   if ended then
-    ended(receiver)
-    return true
+    return ended(receiver) ~= UNHEARD
   end
   return false
 end

@@ -138,7 +138,7 @@ function read.name(text)
   local inner = text:match "^%[(.*)%]$" or text
   if inner:find(":", 1, true) then
     return isIPv6(inner) and inner or nil, "that is no IPv6 address"
-  elseif inner:find "^[%d.]+$" then
+  elseif inner:find "^%d+%.[%d.]+$" then
     return inet.isIPv4(inner, true) and inner or nil, "that is no IPv4 address"
   end
   local ok = #inner <= 253 and inner:find "^[%w_]" and not inner:find "[^%w._-]" and not inner:find("..", 1, true)

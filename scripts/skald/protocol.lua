@@ -58,6 +58,10 @@ function Protocol:connectionLost(reason) end -- luacheck: no unused args
 
 protocol.Protocol = Protocol
 
+-- What a readConnectionLost gives that stands in for nobody's: the connection does what it does where a
+-- protocol has none. For the library's own; what a script's gives does not count.
+protocol._UNHEARD = {}
+
 --- Makes a protocol for each connection, and keeps what outlives it.
 --- What a script returns is its definition: a table with these fields, a class derived from this one, or an instance.
 ---@class Factory: Object

@@ -2,6 +2,7 @@
 -- those of the test kit. Pure.
 
 local deferred = require "skald.deferred"
+local UNHEARD = require("skald.protocol")._UNHEARD
 
 local relay = {}
 
@@ -17,7 +18,7 @@ local function take(self)
     self.before[name] = rawget(self.receiver, name)
     local f = Relay[name]
     rawset(self.receiver, name, function(_, ...)
-      f(self, ...)
+      return f(self, ...)
     end)
   end
 end
@@ -57,7 +58,7 @@ function Relay:readConnectionLost()
   if ended then
     ended(self.receiver)
   else
-    self.source:loseConnection()
+    return UNHEARD
   end
 end
 

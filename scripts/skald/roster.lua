@@ -15,7 +15,7 @@ local up = setmetatable({}, { __mode = "k" })
 local owners = setmetatable({}, { __mode = "k" })
 
 -- What a reload has put around a factory, or taken away, goes on for what was there before.
-local successors = setmetatable({}, { __mode = "k" })
+local successors = setmetatable({}, { __mode = "kv" })
 
 -- Of these, the tightest one counts where factories stand in each other; 0 is none.
 local tightest = { maxConnections = true, maxConnectionsPerPeer = true, idleTimeout = true }

@@ -56,10 +56,9 @@ end
 local function readConnectionLost(self)
   local wrapped = self.wrappedProtocol
   if wrapped.readConnectionLost then
-    wrapped:readConnectionLost()
-  else
-    self:loseConnection() -- it had it only for a while
+    return wrapped:readConnectionLost()
   end
+  return protocol._UNHEARD -- it had it only for a while
 end
 
 local function showHalfClose(self)

@@ -108,4 +108,44 @@ describe("a pipe", function()
     c:send "hello"
     assert.equal("hello", h:line())
   end)
+
+  it("one way in Lua and the other in the core brings the answer to who has ended its input", function()
+    local h = host.serve([[
+      local policies = require "skald.policies"
+      local protocol = require "skald.protocol"
+      local Wrap = policies.ProtocolWrapper {}
+      function Wrap:dataReceived(data) return policies.ProtocolWrapper.dataReceived(self, data) end
+      local P, first = protocol.Protocol {}, nil
+      function P:dataReceived()
+        if not first then
+          first = self
+          self.transport:write "there\n"
+          return
+        end
+        for _, pair in ipairs { { first, self }, { self, first } } do
+          pair[1].transport:pipe(pair[2].transport):addBoth(function(r) print("piped", r) end)
+        end
+        self.transport:write "go\n"
+      end
+      function P:connectionLost(reason) print("lost", reason.code, reason.by) end
+      local F = policies.WrappingFactory { protocol = Wrap, listen = "tcp:127.0.0.1:0", name = "wrapped" }
+      return {
+        F:new(protocol.Factory { protocol = P }:new()),
+        { listen = "tcp:127.0.0.1:0", protocol = P, name = "plain" },
+      }
+    ]], { listening = 2 })
+    local front = h:connect()
+    assert.equal("there", front:send "x" and front:line())
+    local back = h:connect(nil, 2)
+    assert.equal("go", back:send "x" and back:line())
+    front:send "request"
+    front:halfClose()
+    assert.equal("request", back:receive(7))
+    assert.is_nil(back:read())
+    back:send "answer"
+    back:halfClose()
+    assert.equal("answer", (front:receiveAll()))
+    assert.equal("piped\t7", h:line())
+    assert.equal("piped\t6", h:line())
+  end)
 end)

@@ -1,4 +1,5 @@
 local basic = require "skald.basic"
+local UNHEARD = require("skald.protocol")._UNHEARD
 local Clock = require "skald.clock"
 local policies = require "skald.policies"
 local protocol = require "skald.protocol"
@@ -371,8 +372,8 @@ describe("ProtocolWrapper", function()
     assert.equal("by way of Lua", sink:value())
     assert.same({ "made" }, made.heard)
     sink.loseWriteConnection = function(self) self.ended = true end
-    wrapper:readConnectionLost()
-    assert.same({ 13, true, true }, { bytes, sink.ended, transport.disconnecting })
+    assert.equal(UNHEARD, wrapper:readConnectionLost()) -- whoever carries it closes
+    assert.same({ 13, true, false }, { bytes, sink.ended, transport.disconnecting })
   end)
 
   it("blames the caller for a pipe to nowhere", function()
@@ -393,8 +394,8 @@ describe("ProtocolWrapper", function()
     d:addErrback(function() end)
     d:cancel()
     wrapper:dataReceived "back"
-    wrapper:readConnectionLost()
-    assert.same({ { "made", "back" }, true }, { made.heard, transport.disconnecting })
+    assert.equal(UNHEARD, wrapper:readConnectionLost())
+    assert.same({ { "made", "back" }, false }, { made.heard, transport.disconnecting })
   end)
 
   it("lets a pipe past it where it does not look at what is written", function()
