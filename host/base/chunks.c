@@ -171,24 +171,51 @@ uint32_t queue_refer(struct chunk_queue *queue, struct chunk_pool *pool, const c
     return chunk->anchor;
 }
 
-int queue_file(struct chunk_queue *queue, int fd, int64_t offset, size_t length)
+static int add_part(struct chunk_queue *queue, const struct file_part *part)
 {
-    struct chunk *chunk = malloc(sizeof *chunk + sizeof(struct file_part));
+    struct chunk *chunk = malloc(sizeof *chunk + sizeof *part);
     if (chunk == NULL)
         return -ENOMEM;
-    *chunk = (struct chunk){.length = length};
-    *chunk_file(chunk) = (struct file_part){.fd = fd, .offset = offset, .length = length};
+    *chunk = (struct chunk){.length = part->length};
+    *(struct file_part *)chunk->block = *part;
     chunk_link(queue, chunk);
-    queue->bytes += length;
-    queue->file_bytes += length;
+    queue->bytes += part->length;
+    queue->file_bytes += part->length;
     return 0;
+}
+
+static bool chunk_passes(struct chunk *chunk)
+{
+    const struct file_part *part = chunk_file(chunk);
+    return part && part->passes;
+}
+
+int queue_file(struct chunk_queue *queue, int fd, int64_t offset, size_t length)
+{
+    if (chunk_passes(queue->tail))
+        return -EINVAL;
+    return add_part(queue, &(struct file_part){.fd = fd, .offset = offset, .length = length});
+}
+
+int queue_pass(struct chunk_queue *queue, int fd)
+{
+    return add_part(queue, &(struct file_part){.fd = fd, .passes = true});
+}
+
+int queue_passed(const struct chunk_queue *queue, int *fds, int max)
+{
+    int n = 0;
+    for (struct chunk *chunk = queue->head; n < max && chunk_passes(chunk); chunk = chunk->next)
+        fds[n++] = chunk_file(chunk)->fd;
+    return n;
 }
 
 struct file_part *queue_first_file(const struct chunk_queue *queue, size_t *left)
 {
     struct file_part *file = chunk_file(queue->head);
-    if (file)
-        *left = queue->head->length;
+    if (file == NULL || file->passes)
+        return NULL;
+    *left = queue->head->length;
     return file;
 }
 
@@ -212,8 +239,11 @@ void queue_drop_file(struct chunk_queue *queue, struct chunk_pool *pool)
 int queue_parts(const struct chunk_queue *queue, struct iovec *parts, int max, size_t *size)
 {
     int n = 0;
+    struct chunk *chunk = queue->head;
     *size = 0;
-    for (struct chunk *chunk = queue->head; chunk && chunk->data && n < max; chunk = chunk->next) {
+    while (chunk_passes(chunk))
+        chunk = chunk->next;
+    for (; chunk && chunk->data && n < max; chunk = chunk->next) {
         parts[n++] = (struct iovec){(void *)chunk->data, chunk->length};
         *size += chunk->length;
     }
@@ -235,6 +265,8 @@ static bool consume_file(struct chunk_queue *queue, size_t length)
 void queue_consume(struct chunk_queue *queue, struct chunk_pool *pool, size_t length)
 {
     queue->bytes -= length;
+    while (length > 0 && chunk_passes(queue->head))
+        queue_pop(queue, pool);
     if (consume_file(queue, length))
         return;
     while (queue->head && queue->head->data && length >= queue->head->length) {

@@ -4,6 +4,7 @@
 #ifndef SKALD_BASE_CHUNKS_H
 #define SKALD_BASE_CHUNKS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/uio.h>
@@ -29,9 +30,11 @@ struct chunk_queue {
     size_t file_bytes; /* of these, in files: they take no memory */
 };
 
-/* A part of a file at the head of a queue. */
+/* A part of a file at the head of a queue; or a descriptor that goes with the next byte (`passes`,
+ * and nothing else is set). */
 struct file_part {
     int fd;
+    bool passes;
     int error;      /* errno where it ended before its last byte, else 0 */
     int64_t offset; /* of what is left */
     size_t length;  /* that was asked for */
@@ -53,8 +56,15 @@ int queue_copy_pair(struct chunk_queue *queue, struct chunk_pool *pool, const ch
 uint32_t queue_refer(struct chunk_queue *queue, struct chunk_pool *pool, const char *data,
                      size_t length);
 
-/* Queues a part of a file. Takes the descriptor, unless it fails. 0 or -ENOMEM. */
+/* Queues a part of a file. Takes the descriptor, unless it fails. 0, -ENOMEM, or -EINVAL right
+ * behind a descriptor that goes with a byte. */
 int queue_file(struct chunk_queue *queue, int fd, int64_t offset, size_t length);
+
+/* Queues a descriptor that goes with the next byte. Takes it, unless it fails. 0 or -ENOMEM. */
+int queue_pass(struct chunk_queue *queue, int fd);
+
+/* The descriptors at the head of the queue that go with the next byte; how many, at most `max`. */
+int queue_passed(const struct chunk_queue *queue, int *fds, int max);
 
 /* The file at the head of the queue, and how much of it is left in *left; NULL: that is no file.
  * One of which nothing is left stays there until queue_drop_file. */
@@ -63,7 +73,8 @@ struct file_part *queue_first_file(const struct chunk_queue *queue, size_t *left
 /* Drops the file at the head, with what is left of it, and closes it. */
 void queue_drop_file(struct chunk_queue *queue, struct chunk_pool *pool);
 
-/* Describes the first chunks, as far as the next file; how many parts were filled, and their bytes.
+/* Describes the first chunks, behind descriptors and as far as the next file or descriptor; how
+ * many parts were filled, and their bytes.
  */
 int queue_parts(const struct chunk_queue *queue, struct iovec *parts, int max, size_t *size);
 

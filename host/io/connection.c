@@ -217,6 +217,27 @@ void connection_input_ended(struct connection *connection)
         connection->flags |= C_KEPT;
 }
 
+/* What came with bytes comes before them. */
+static void tell_descriptors(struct connection *connection)
+{
+    struct loop *loop = connection_loop(connection);
+    int fds[DESCRIPTORS];
+    uint32_t count = loop->passed_count;
+    memcpy(fds, loop->passed, count * sizeof *fds);
+    loop->passed_count = 0;
+    for (uint32_t i = 0; i < count; i++)
+        if (connection_is_ending(connection))
+            close(fds[i]);
+        else
+            loop->events->descriptor(loop->context, connection, fds[i]);
+}
+
+void descriptors_drop(struct loop *loop)
+{
+    while (loop->passed_count > 0)
+        close(loop->passed[--loop->passed_count]);
+}
+
 static void on_readable(struct connection *connection)
 {
     struct loop *loop = connection_loop(connection);
@@ -227,7 +248,10 @@ static void on_readable(struct connection *connection)
     if (n > 0) {
         connection->active = connection_clock(connection);
         trace(connection, "data");
-        loop->events->data(loop->context, connection, (size_t)n);
+        if (loop->passed_count > 0)
+            tell_descriptors(connection);
+        if (!connection_is_ending(connection))
+            loop->events->data(loop->context, connection, (size_t)n);
         return;
     }
     connection_dirty(connection);
@@ -276,6 +300,7 @@ bool connection_discard(struct connection *connection)
     struct loop *loop = connection_loop(connection);
     char *buffer = loop->events->buffer(loop->context);
     ssize_t n = connection->ops->read(connection, buffer, READ_SIZE);
+    descriptors_drop(loop);
     return n > 0 || n == -EAGAIN;
 }
 
@@ -460,8 +485,14 @@ static int unix_name(int fd, int (*get)(int, struct sockaddr *, socklen_t *), ch
     path[0] = '\0';
     if (get(fd, (struct sockaddr *)&name, &length) < 0)
         return -errno;
-    if (length > offsetof(struct sockaddr_un, sun_path))
+    if (length <= offsetof(struct sockaddr_un, sun_path))
+        return 0;
+    if (name.sun_path[0] == '\0') { /* abstract: the length says where it ends */
+        length -= offsetof(struct sockaddr_un, sun_path) + 1;
+        snprintf(path, size, "@%.*s", (int)length, name.sun_path + 1);
+    } else {
         snprintf(path, size, "%.*s", (int)sizeof name.sun_path, name.sun_path);
+    }
     return 0;
 }
 
@@ -490,14 +521,25 @@ int connection_host(const struct connection *connection, struct address *address
     return socket_host(connection->fd, address, path, size);
 }
 
+bool connection_credentials(const struct connection *connection, int *process, unsigned *user,
+                            unsigned *group)
+{
+    struct ucred peer;
+    socklen_t size = sizeof peer;
+    if (connection->ops != &unix_ops ||
+        getsockopt(connection->fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0)
+        return false;
+    *process = peer.pid;
+    *user = peer.uid;
+    *group = peer.gid;
+    return true;
+}
+
 double connection_peer_user(const struct connection *connection)
 {
-    struct ucred user;
-    socklen_t size = sizeof user;
-    if (connection->ops != &unix_ops ||
-        getsockopt(connection->fd, SOL_SOCKET, SO_PEERCRED, &user, &size) < 0)
-        return -1;
-    return (double)user.uid;
+    int process;
+    unsigned user, group;
+    return connection_credentials(connection, &process, &user, &group) ? (double)user : -1;
 }
 
 void connection_describe(const struct connection *connection, char *text, size_t size)

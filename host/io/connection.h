@@ -48,6 +48,10 @@ void connection_fail(struct connection *connection);
  * -EPIPE after the end, -ENOMEM. events->sent follows when it is through. */
 int connection_send_file(struct connection *connection, int fd, int64_t offset, size_t length);
 
+/* Queues a descriptor, which goes with the next byte that is written (Unix sockets). Takes it,
+ * unless it fails: 0, -ENOTSUP, -EPIPE after the end, -ENOBUFS where too many wait, -ENOMEM. */
+int connection_pass(struct connection *connection, int fd);
+
 /* From now on, what the source reads goes to the sink; may be itself. Reading waits while the sink
  * has too much to send. At the end of input the sink's writing half closes; events->piped tells of
  * that, or of a sink that takes no more: then the source is paused. 0, -EBUSY where either is
@@ -68,6 +72,9 @@ int connection_host(const struct connection *connection, struct address *address
 
 /* The user at the other end of a Unix socket; -1: not known. */
 double connection_peer_user(const struct connection *connection);
+/* The same, with its process and its group. False: not known. */
+bool connection_credentials(const struct connection *connection, int *process, unsigned *user,
+                            unsigned *group);
 
 /* One line for logs: "connection 3 tcp 127.0.0.1:40112 reading, 0 bytes queued". */
 void connection_describe(const struct connection *connection, char *text, size_t size);

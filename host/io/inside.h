@@ -20,6 +20,7 @@ enum {
     ACCEPT_BATCH = 64,
     LINGER_MS = 5000,
     MOVE_SIZE = 1 << 18, /* the most that the kernel moves at once (splice.c) */
+    DESCRIPTORS = 64,    /* that go with one message, or come */
     CONNECTION_MAGIC = 0x736b636e,
     LISTENER_MAGIC = 0x736b6c73,
 };
@@ -55,14 +56,16 @@ struct loop {
     struct listener *paced; /* wait for a descriptor */
     void (*drained)(void *context);
     struct timer grace;
-    uint64_t warned_at; /* when a shortage of descriptors was last logged */
-    size_t flushed;     /* bytes sent within the running callback */
-    uint32_t pipes;     /* of connections; the lane is closed with the last */
-    bool has_lane;      /* open from when it is first wanted on */
-    int lane[2];        /* owns; splice.c: empty between two calls, so that one does for all */
-    uint32_t open;      /* connections with a socket, lingering ones included */
-    uint32_t refusing;  /* of these, refused over a bound: not counted in their groups */
-    int reserve;        /* a descriptor kept to refuse with when there is none left */
+    uint64_t warned_at;      /* when a shortage of descriptors was last logged */
+    size_t flushed;          /* bytes sent within the running callback */
+    uint32_t pipes;          /* of connections; the lane is closed with the last */
+    bool has_lane;           /* open from when it is first wanted on */
+    int lane[2];             /* owns; splice.c: empty between two calls, so that one does for all */
+    uint32_t open;           /* connections with a socket, lingering ones included */
+    uint32_t refusing;       /* of these, refused over a bound: not counted in their groups */
+    int passed[DESCRIPTORS]; /* descriptors that came with what was just read */
+    uint32_t passed_count;
+    int reserve; /* a descriptor kept to refuse with when there is none left */
     bool settling;
     bool draining;
     bool trace;
@@ -161,6 +164,7 @@ void connection_tell_news(struct connection *connection);
 bool connection_discard(struct connection *connection); /* reads and drops; false at the end */
 bool connection_is_ending(const struct connection *connection);
 void connection_input_ended(struct connection *connection); /* the peer's FIN was read */
+void descriptors_drop(struct loop *loop);                   /* that came with what nobody reads */
 /* Waits for the last bytes to go. */
 bool connection_is_finishing(const struct connection *connection);
 int socket_host(int fd, struct address *address, char *path, size_t size);
@@ -201,6 +205,9 @@ ssize_t stream_read(struct connection *connection, char *buffer, size_t size);
 ssize_t stream_write(struct connection *connection, const struct iovec *parts, int count);
 ssize_t stream_send_file(struct connection *connection, int fd, int64_t offset, size_t length);
 int stream_finish(struct connection *connection);
+
+/* tcp.c */
+int tcp_send_at_once(int fd); /* 0 or -errno */
 
 /* dial.c */
 /* Takes the socket and connects it, unless it fails. 0 or -errno. */

@@ -307,6 +307,38 @@ int listener_new(struct loop *loop, struct group *group, const struct transport_
     return 0;
 }
 
+/* What kind of listening socket a descriptor is, or NULL. */
+static const struct transport_ops *kind_of(int fd)
+{
+    int listens = 0, domain = 0;
+    socklen_t size = sizeof listens;
+    if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) < 0 || !listens ||
+        getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) < 0)
+        return NULL;
+    return domain == AF_UNIX ? &unix_ops : &tcp_ops;
+}
+
+int listener_adopt(struct loop *loop, struct group *group, int fd, uint64_t *handle)
+{
+    const struct transport_ops *ops = kind_of(fd);
+    if (ops == NULL)
+        return fcntl(fd, F_GETFD) < 0 ? -EBADF : -ENOTSOCK;
+    fcntl(fd, F_SETFD, FD_CLOEXEC);
+    int own = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    if (own < 0)
+        return -errno;
+    int error = fcntl(own, F_SETFL, fcntl(own, F_GETFL) | O_NONBLOCK) < 0 ? -errno : 0;
+    if (error == 0 && ops == &tcp_ops)
+        error = tcp_send_at_once(own); /* accepted sockets inherit it */
+    if (error == 0)
+        error = listener_new(loop, group, ops, own, handle);
+    if (error < 0)
+        close(own);
+    else
+        listener_find(loop, *handle)->inode = 0; /* its file is whoever's that made it */
+    return error;
+}
+
 void listener_accept(struct listener *listener)
 {
     listener->accepting = true;
@@ -355,7 +387,7 @@ int listener_adjust(struct listener *listener, unsigned mode, int backlog)
 {
     struct address address;
     char path[sizeof((struct sockaddr_un *)0)->sun_path + 1];
-    if (listener->ops == &unix_ops) {
+    if (listener->inode != 0) {
         int error = listener_host(listener, &address, path, sizeof path);
         if (error < 0)
             return error;

@@ -17,6 +17,10 @@ int listener_tcp(struct loop *loop, struct group *group, const struct address *a
 int listener_unix(struct loop *loop, struct group *group, const char *path, unsigned mode,
                   int backlog, uint64_t *handle);
 
+/* Takes connections from a listening socket that was handed to this process: a copy of the
+ * descriptor, so that it can be taken again. 0, -EBADF, or -ENOTSOCK for what does not listen. */
+int listener_adopt(struct loop *loop, struct group *group, int fd, uint64_t *handle);
+
 struct listener *listener_find(struct loop *loop, uint64_t handle);
 void listener_accept(struct listener *listener); /* starts accepting */
 void listener_close(struct listener *listener);  /* unlinks its own socket file */

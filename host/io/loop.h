@@ -36,6 +36,8 @@ struct loop_events {
     enum accept_result (*connected)(void *context, struct connection *connection);
     void (*unconnected)(void *context, uint64_t handle, int error); /* a positive errno */
     char *(*buffer)(void *context); /* READ_SIZE bytes to read into, asked for before each read */
+    /* A descriptor came with the data that follows; who is told of it owns it. */
+    void (*descriptor)(void *context, struct connection *connection, int fd);
     void (*data)(void *context, struct connection *connection, size_t length); /* in the buffer */
     bool (*ended)(void *context, struct connection *connection); /* the peer's FIN; false: close */
     void (*write_closed)(void *context, struct connection *connection); /* our FIN is sent */

@@ -32,6 +32,10 @@ static ssize_t send_parts(struct connection *connection, size_t *wanted)
 {
     struct iovec parts[PARTS];
     int count = queue_parts(&connection->out, parts, PARTS, wanted);
+    int fds[DESCRIPTORS];
+    int descriptors = queue_passed(&connection->out, fds, DESCRIPTORS);
+    if (descriptors > 0)
+        return connection->ops->pass(connection, parts, count, fds, descriptors);
     return connection->ops->write(connection, parts, count);
 }
 
@@ -218,6 +222,19 @@ int connection_send_file(struct connection *connection, int fd, int64_t offset, 
     connection->flags &= ~(uint32_t)C_ASKED;
     connection_dirty(connection);
     return 0;
+}
+
+/* Takes the descriptor, unless it fails. */
+int connection_pass(struct connection *connection, int fd)
+{
+    int fds[DESCRIPTORS];
+    if (connection->ops->pass == NULL)
+        return -ENOTSUP;
+    if (!output_accepts(connection))
+        return -EPIPE;
+    if (queue_passed(&connection->out, fds, DESCRIPTORS) == DESCRIPTORS)
+        return -ENOBUFS;
+    return queue_pass(&connection->out, fd);
 }
 
 void connection_set_producer(struct connection *connection, enum producer producer)

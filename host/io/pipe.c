@@ -149,6 +149,7 @@ static ssize_t copy_some(struct connection *source, struct connection *sink, int
     struct loop *loop = connection_loop(source);
     char *buffer = loop->events->buffer(loop->context);
     ssize_t n = source->ops->read(source, buffer, READ_SIZE);
+    descriptors_drop(loop);
     if (n > 0)
         *error = pass(sink, buffer, (size_t)n);
     return n;

@@ -43,6 +43,11 @@ const struct transport_ops tcp_ops = {
     .set_keepalive = set_keepalive,
 };
 
+int tcp_send_at_once(int fd)
+{
+    return set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+}
+
 /* No-delay is set here once: accepted sockets inherit it. [::] takes IPv4 too. */
 static int prepare(int fd, int family)
 {

@@ -15,6 +15,7 @@ struct connection;
  *  kind         the endpoint's word for it                          -
  *  read         bytes that have come                                count, 0 at the end, -errno
  *  write        hand bytes to the kernel                            count, -errno
+ *  pass         the same as write, with descriptors; NULL: no such thing  count, -errno
  *  send_file    hand bytes of a file to the kernel                  count, 0 at its end, -errno
  *  moves        its bytes are those of the descriptor: the kernel   -
  *               may move them from and to it by itself
@@ -26,6 +27,8 @@ struct transport_ops {
     const char *kind;
     ssize_t (*read)(struct connection *connection, char *buffer, size_t size);
     ssize_t (*write)(struct connection *connection, const struct iovec *parts, int count);
+    ssize_t (*pass)(struct connection *connection, const struct iovec *parts, int count,
+                    const int *fds, int descriptors);
     ssize_t (*send_file)(struct connection *connection, int fd, int64_t offset, size_t length);
     bool moves;
     int (*finish)(struct connection *connection);

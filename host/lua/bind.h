@@ -68,6 +68,14 @@ bool skald_set_producer(struct core *core, double connection, int producer);
 double skald_buffered(struct core *core, double connection);
 bool skald_is_open(struct core *core, double connection);
 double skald_peer_user(struct core *core, double connection); /* Unix sockets; -1: not known */
+struct skald_credentials {
+    int process;
+    unsigned user, group;
+};
+bool skald_credentials(struct core *core, double connection, struct skald_credentials *out);
+/* Queues a copy of a descriptor, which goes with the next byte; 0 or a positive errno. */
+int skald_pass(struct core *core, double connection, int fd);
+void skald_close_descriptor(int fd);
 /* 0 or a positive errno. */
 int skald_peer(struct core *core, double connection, struct skald_address *address);
 int skald_host(struct core *core, double connection, struct skald_address *address);
@@ -82,6 +90,7 @@ int skald_listen_tcp(struct core *core, double group, const char *host, int port
                      double *listener);
 int skald_listen_unix(struct core *core, double group, const char *path, unsigned mode, int backlog,
                       double *listener);
+int skald_listen_fd(struct core *core, double group, int fd, double *listener);
 void skald_accept(struct core *core, double listener);
 void skald_unlisten(struct core *core, double listener);
 /* Takes what waits in its queue, then closes: dispatch.unlistened follows. */

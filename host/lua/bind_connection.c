@@ -44,6 +44,31 @@ int skald_write_pair(struct core *core, double handle, const char *data, size_t 
     return result < 0 ? result : (int)(anchor << 1) | result;
 }
 
+bool skald_credentials(struct core *core, double handle, struct skald_credentials *out)
+{
+    const struct connection *connection = find(core, handle);
+    return connection && connection_credentials(connection, &out->process, &out->user, &out->group);
+}
+
+int skald_pass(struct core *core, double handle, int fd)
+{
+    struct connection *connection = find(core, handle);
+    if (connection == NULL)
+        return EPIPE;
+    int copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    if (copy < 0)
+        return errno;
+    int error = connection_pass(connection, copy);
+    if (error < 0)
+        close(copy);
+    return -error;
+}
+
+void skald_close_descriptor(int fd)
+{
+    close(fd);
+}
+
 double skald_peer_user(struct core *core, double handle)
 {
     const struct connection *connection = find(core, handle);

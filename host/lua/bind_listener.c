@@ -50,6 +50,16 @@ int skald_listen_unix(struct core *core, double group, const char *path, unsigne
     return listened(error, handle, listener);
 }
 
+int skald_listen_fd(struct core *core, double group, int fd, double *listener)
+{
+    struct group *owner = group_find(core->loop, (uint64_t)group);
+    uint64_t handle = 0;
+    if (owner == NULL)
+        return EINVAL;
+    int error = listener_adopt(core->loop, owner, fd, &handle);
+    return listened(error, handle, listener);
+}
+
 void skald_accept(struct core *core, double handle)
 {
     struct listener *listener = listener_find(core->loop, (uint64_t)handle);

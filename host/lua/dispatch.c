@@ -20,6 +20,7 @@ enum place {
     ACCEPTED,
     CONNECTED,
     UNCONNECTED,
+    DESCRIPTOR,
     DATA,
     LARGE,
     ENDED,
@@ -43,9 +44,11 @@ enum place {
     PLACES
 };
 
+/* clang-format off */
 static const char *const names[PLACES] = {
     [ANCHORS] = "anchors",
     [ACCEPTED] = "accepted",
+    [DESCRIPTOR] = "descriptor",
     [DATA] = "data",
     [CONNECTED] = "connected",
     [UNCONNECTED] = "unconnected",
@@ -69,6 +72,7 @@ static const char *const names[PLACES] = {
     [STOPPED] = "stopped",
     [START] = "start",
 };
+/* clang-format on */
 
 /* The error text on top of the stack goes to the log, once, and off the stack. */
 static void log_error(struct core *core)
@@ -186,6 +190,13 @@ static int enter_large(lua_State *L) // [core, place, length]
     return 0;
 }
 
+static void on_descriptor(void *context, struct connection *connection, int fd)
+{
+    lua_State *L = begin(context, DESCRIPTOR, connection);
+    lua_pushinteger(L, fd);
+    call_for(context, connection, 2, 0);
+}
+
 static void on_data(void *context, struct connection *connection, size_t length)
 {
     struct core *core = context;
@@ -298,6 +309,7 @@ const struct loop_events dispatch_events = {
     .connected = on_connected,
     .unconnected = on_unconnected,
     .buffer = on_buffer,
+    .descriptor = on_descriptor,
     .data = on_data,
     .ended = on_ended,
     .write_closed = on_write_closed,

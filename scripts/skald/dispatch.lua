@@ -106,6 +106,17 @@ end
 local read = C.skald_read(pointer)
 local toString = ffi.string
 
+--- A descriptor came, with bytes that follow. Who does not take it, is rid of it.
+function dispatch.descriptor(place, fd)
+  local receiver = protocols[place]
+  local received = receiver.fileDescriptorReceived
+  if received then
+    received(receiver, fd)
+  else
+    C.skald_close_descriptor(fd)
+  end
+end
+
 --- Bytes came, and lie where the core read them.
 function dispatch.data(place, length)
   local receiver = protocols[place]

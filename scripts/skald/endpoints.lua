@@ -102,6 +102,10 @@ function read.fd(text)
   return number(text, 0, 2147483647), "a descriptor is a number from 0"
 end
 
+function read.label(text)
+  return text ~= "" and text or nil, "a name is missing"
+end
+
 function read.mode(text)
   local value = text:match "^[0-7]+$" and tonumber(text, 8)
   return value and value <= 511 and value or nil, "mode is octal, such as 660"
@@ -154,6 +158,8 @@ end
 local servers = {
   tcp = { { "port" }, { port = "port", interface = "host", backlog = "backlog" } },
   unix = { { "path" }, { path = "path", mode = "mode", backlog = "backlog" } },
+  fd = { { "fd" }, { fd = "fd" } },
+  systemd = { {}, { name = "label", index = "fd" } },
 }
 
 local clients = {
@@ -166,8 +172,6 @@ local later = {
   ssl = true,
   udp = true,
   stdio = true,
-  systemd = true,
-  fd = true,
 }
 
 -- For servers, `tcp:HOST:PORT` is `tcp:PORT:interface=HOST`.
@@ -273,16 +277,31 @@ local function parse(kinds, s)
   return result and (within and { type = "haproxy", inner = result } or result), message
 end
 
+-- What a kind needs that no single field can say.
+local complete = {}
+
+function complete.unix(endpoint)
+  endpoint.mode = endpoint.mode or 438 -- octal 666
+end
+
+function complete.systemd(endpoint)
+  if (endpoint.name == nil) == (endpoint.index == nil) then
+    return "systemd takes one of both: a name, such as systemd:name=web, or an index from 0"
+  end
+end
+
 --- What a server endpoint string says.
 ---@param s string
----@return table? endpoint `{ type, port, interface, path, backlog, mode }`, numbers as numbers; of `haproxy:`
----`{ type, inner }`; nil, message where the string is none
+---@return table? endpoint `{ type, port, interface, path, backlog, mode, fd, name, index }`, numbers as numbers; of
+---`haproxy:` `{ type, inner }`; nil, message where the string is none
 ---@return string? message one line, with the column of the field that is wrong
 function endpoints.parseServer(s)
   local result, message = parse(servers, s)
   local socket = result and result.inner or result
-  if socket and socket.type == "unix" and not socket.mode then
-    socket.mode = 438 -- octal 666
+  local finish = socket and complete[socket.type]
+  local problem = finish and finish(socket)
+  if problem then
+    return complain(s, #s + 1, problem)
   end
   return result, message
 end

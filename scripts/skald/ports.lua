@@ -26,16 +26,64 @@ local MODE = 438 -- 0666
 local Listener = {}
 Listener.__index = Listener
 
+-- What is done for an endpoint of each kind: `key` says what makes two of them the same socket, `bind`
+-- gives an errno, or nil, message, code.
+local kinds = { tcp = {}, unix = {}, fd = {}, systemd = {} }
+
+function kinds.tcp.key(endpoint)
+  return ("tcp:%s:%d"):format(core.canonical(endpoint.interface or "0.0.0.0"), endpoint.port)
+end
+
+function kinds.tcp.bind(group, endpoint, backlog, handle)
+  return C.skald_listen_tcp(pointer, group, endpoint.interface or "0.0.0.0", endpoint.port, backlog, handle)
+end
+
+function kinds.unix.key(endpoint)
+  return "unix:" .. endpoint.path
+end
+
+function kinds.unix.bind(group, endpoint, backlog, handle)
+  return C.skald_listen_unix(pointer, group, endpoint.path, endpoint.mode or MODE, backlog, handle)
+end
+
+function kinds.fd.key(endpoint)
+  return "fd:" .. endpoint.fd
+end
+
+local function adopt(group, fd, handle)
+  local errno = C.skald_listen_fd(pointer, group, fd, handle)
+  if errno ~= 0 then
+    local message, code = core.errorOf(errno)
+    if code == "ENOTSOCK" then
+      message = "that descriptor is no listening socket"
+    end
+    return nil, message, code
+  end
+  return 0
+end
+
+function kinds.fd.bind(group, endpoint, _, handle)
+  return adopt(group, endpoint.fd, handle)
+end
+
+function kinds.systemd.key(endpoint)
+  return endpoint.name and "systemd:name=" .. endpoint.name or "systemd:index=" .. endpoint.index
+end
+
+function kinds.systemd.bind(group, endpoint, _, handle)
+  local fd, message = require("skald.activation").find(endpoint.name or endpoint.index, C.skald_process())
+  if not fd then
+    return nil, message, "ENOENT"
+  end
+  return adopt(group, fd, handle)
+end
+
 local function bind(group, endpoint, backlog)
   local handle = ffi.new "double[1]"
-  local errno
-  if endpoint.type == "unix" then
-    errno = C.skald_listen_unix(pointer, group, endpoint.path, endpoint.mode or MODE, backlog, handle)
-  else
-    local host = endpoint.interface or "0.0.0.0"
-    errno = C.skald_listen_tcp(pointer, group, host, endpoint.port, backlog, handle)
-  end
-  if errno ~= 0 then
+  local errno, message, code = kinds[endpoint.type].bind(group, endpoint, backlog, handle)
+  if not errno then
+    return nil, message, code
+  elseif errno ~= 0 then
     return nil, core.errorOf(errno)
   end
   return handle[0]
@@ -59,10 +107,7 @@ end
 ---@param endpoint table
 ---@return string
 function ports.key(endpoint)
-  if endpoint.type == "unix" then
-    return "unix:" .. endpoint.path
-  end
-  return ("tcp:%s:%d"):format(core.canonical(endpoint.interface or "0.0.0.0"), endpoint.port)
+  return kinds[endpoint.type].key(endpoint)
 end
 
 --- Binds, without accepting.

@@ -130,7 +130,8 @@ end
 local function fakePort(endpoint)
   local address = require "skald.address"
   local name = endpoint.interface or "0.0.0.0"
-  local asked = endpoint.type == "unix" and address.unix(endpoint.path)
+  local path = endpoint.path or not endpoint.port and ports.key(endpoint)
+  local asked = path and address.unix(path)
     or address.inet(name:find(":", 1, true) and "TCP6" or "TCP", name, endpoint.port)
   return {
     getHost = function()

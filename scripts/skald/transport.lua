@@ -3,6 +3,7 @@
 
 local bit = require "bit"
 local core = require "skald.core"
+local ffi = require "ffi"
 
 local C, pointer = core.C, core.pointer
 local band, rshift = bit.band, bit.rshift
@@ -342,6 +343,30 @@ function Transport:pipe(sink)
     through, problem = require("skald.relay").start(receiver, self, sink)
   end
   return through or error(problem or "pipe: one of both is part of a pipe already", 2)
+end
+
+--- Queues a copy of a descriptor, which goes with the next byte that is written; the peer's protocol
+--- gets its `fileDescriptorReceived(fd)` before that byte. Unix sockets only.
+---@param fd integer stays the caller's
+---@return boolean? ok nil, message, code: ENOTSUP on what is no Unix socket, EBADF, EPIPE after the end,
+---ENOBUFS where 64 wait for a byte already
+---@return string? message
+---@return string? code
+function Transport:sendFileDescriptor(fd)
+  if type(fd) ~= "number" or fd < 0 or fd % 1 ~= 0 then
+    error(("sendFileDescriptor takes a descriptor's number, not %s"):format(tostring(fd)), 2)
+  end
+  return outcome(C.skald_pass(pointer, self[1], fd))
+end
+
+--- Who is at the other end of a Unix socket.
+---@return { pid: integer, uid: integer, gid: integer }? credentials nil on others, and after the end
+function Transport:getPeerCredentials()
+  local who = ffi.new "struct skald_credentials"
+  if not C.skald_credentials(pointer, self[1], who) then
+    return nil
+  end
+  return { pid = who.process, uid = who.user, gid = who.group }
 end
 
 --- Encrypts from now on. Not in this version.

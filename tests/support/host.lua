@@ -135,7 +135,8 @@ local function awaitEndpoints(self, n)
 end
 
 --- Starts a host: the words that follow `run`. Fields beside them: `options` (words before them, such as
---- `"--grace=1"`), `listening` (how many lines to wait for, default 1), `env`, `limit` (of open descriptors).
+--- `"--grace=1"`), `listening` (how many lines to wait for, default 1), `env`, `limit` (of open descriptors),
+--- `through` (a command that becomes the host).
 function host.run(words)
   local argv = { host.binary, "run" }
   argv[#argv + 1] = host.jit and "--jit=" .. host.jit
@@ -147,6 +148,13 @@ function host.run(words)
   end
   if words.limit then
     argv = { "sh", "-c", ('ulimit -n %d; exec "$@"'):format(words.limit), "sh", unpack(argv) }
+  end
+  if words.through then
+    local all = { unpack(words.through) }
+    for _, word in ipairs(argv) do
+      all[#all + 1] = word
+    end
+    argv = all
   end
   argv.env = environment(words.env)
   local self = setmetatable({ process = process.start(argv), endpoints = {} }, Host)
