@@ -64,7 +64,8 @@ static void on_closed(uv_handle_t *handle)
     queue_clear(&connection->out, &loop->pool);
     connection->magic = 0;
     free(connection);
-    if (--loop->open == 0 && loop->draining)
+    loop->open--;
+    if (loop_is_empty(loop))
         loop_drained(loop);
 }
 

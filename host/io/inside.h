@@ -49,6 +49,9 @@ struct loop {
     struct slots connections;
     struct slots listeners;
     struct slots groups;
+    struct slots udps;
+    struct udp *udp_dirty;       /* have something put off; linked by dirty_next */
+    struct udp_batch *udp_batch; /* owns; NULL until there is a port */
     struct resolver resolver;
     struct group *group_list;
     struct connection *dirty; /* have something put off; linked by dirty_next, newest last */
@@ -170,7 +173,8 @@ bool connection_is_finishing(const struct connection *connection);
 int socket_host(int fd, struct address *address, char *path, size_t size);
 
 /* loop.c */
-void loop_drained(struct loop *loop); /* the last connection of a loop that drains is gone */
+bool loop_is_empty(const struct loop *loop); /* it drains, and the last connection is gone */
+void loop_drained(struct loop *loop);        /* it is empty */
 
 /* deadline.c */
 void connection_arm(struct connection *connection); /* the deadline that its state asks for */
@@ -220,6 +224,12 @@ void dial_settle(struct connection *connection); /* one that is being connected 
 int listener_new(struct loop *loop, struct group *group, const struct transport_ops *ops, int fd,
                  uint64_t *handle);
 void listeners_retry(struct loop *loop); /* a descriptor became free */
+
+/* udp.c */
+void udps_settle(struct loop *loop);           /* does what was put off */
+void udps_close(struct loop *loop, bool drop); /* all; drop: without sending what is queued */
+void udps_end(struct loop *loop);              /* the same, and nothing is told */
+void udps_free(struct loop *loop);
 
 /* resolver.c */
 void lookups_close(struct loop *loop); /* all that are under way, and nothing is told */

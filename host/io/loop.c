@@ -99,8 +99,11 @@ void loop_settle(struct loop *loop)
     do {
         while ((connection = take_dirty(loop)) != NULL)
             connection_settle(connection);
+        udps_settle(loop);
+        if (loop->dirty)
+            continue;
         loop->events->settled(loop->context);
-    } while (loop->dirty);
+    } while (loop->dirty || loop->udp_dirty);
     loop->settling = false;
 }
 
@@ -134,6 +137,11 @@ struct chunk_pool *loop_pool(struct loop *loop)
 enum { GRACE_MOST = 1 << 30 }; /* seconds: fits a clock of nanoseconds */
 
 /* --- stopping ------------------------------------------------------------------------------- */
+
+bool loop_is_empty(const struct loop *loop)
+{
+    return loop->draining && loop->open == 0 && loop->udps.count == 0;
+}
 
 void loop_drained(struct loop *loop)
 {
@@ -177,6 +185,7 @@ static void on_grace(struct timer *timer)
     struct loop *loop = container_of(timer, struct loop, grace);
     if (loop->open > 0)
         log_write(loop->log, LOG_WARNING, "grace is over: %u connections aborted", loop->open);
+    udps_close(loop, true);
     uv_walk(&loop->uv, abort_one, NULL);
 }
 
@@ -194,8 +203,9 @@ void loop_drain(struct loop *loop, double grace, void (*done)(void *context))
     loop->draining = true;
     loop->drained = done;
     close_listeners(loop);
+    udps_close(loop, false);
     uv_walk(&loop->uv, stop_one, NULL);
-    if (loop->open == 0) {
+    if (loop_is_empty(loop)) {
         loop_drained(loop);
         return;
     }
@@ -276,6 +286,7 @@ int loop_close(struct loop *loop)
     int left = 0;
     loop->drained = NULL;
     close_listeners(loop);
+    udps_end(loop);
     lookups_close(loop);
     uv_walk(&loop->uv, close_one, loop);
     uv_close((uv_handle_t *)&loop->alarm, NULL);
@@ -296,6 +307,7 @@ void loop_free(struct loop *loop)
     slots_free(&loop->connections);
     slots_free(&loop->listeners);
     slots_free(&loop->groups);
+    udps_free(loop);
     slots_free(&loop->resolver.lookups);
     free(loop);
 }
@@ -305,12 +317,12 @@ void loop_census(const struct loop *loop, struct loop_census *census)
     *census = (struct loop_census){
         .connections = loop->connections.count,
         .lingering = loop->open - loop->connections.count,
-        .listeners = loop->listeners.count,
+        .listeners = loop->listeners.count + loop->udps.count,
         .groups = loop->groups.count,
         .lookups = loop->resolver.lookups.count,
         .timers = loop->timers.count,
         .anchors = anchors_held(&loop->pool),
-        .descriptors = loop->open + loop->listeners.count,
+        .descriptors = loop->open + loop->listeners.count + loop->udps.count,
     };
 }
 

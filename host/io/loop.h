@@ -9,9 +9,11 @@
 
 struct chunk_pool;
 struct connection;
+struct datagram;
 struct log;
 struct loop;
 struct timer;
+struct udp;
 struct uv_loop_s;
 
 /* Why a connection ended. The names stand in scripts/skald/reason.lua, in this order. */
@@ -50,6 +52,11 @@ struct loop_events {
     void (*lost)(void *context, struct connection *connection, const struct end *end);
     void (*reloaded)(void *context, struct connection *connection); /* before its next event */
     void (*unlistened)(void *context, uint64_t listener);           /* listener_finish is done */
+    /* A datagram came; the peer of a connected port has closed its own; a port is closed (udp.h).
+     */
+    void (*datagram)(void *context, struct udp *udp, const struct datagram *datagram);
+    void (*refused)(void *context, struct udp *udp);
+    void (*unbound)(void *context, uint64_t udp);
     /* A family of a look-up (io/resolver.h) has ended: lookup_next reads its addresses meanwhile,
      * or `error` says why there are none: one of c-ares's names, such as "ENOTFOUND". */
     void (*resolved)(void *context, uint64_t lookup, int family, const char *error);
@@ -85,8 +92,8 @@ void loop_end_turn(struct loop *loop);
 
 struct chunk_pool *loop_pool(struct loop *loop);
 
-/* Begins the orderly stop: listeners close, connections end as "stopped" once their output is
- * taken; `done` is called when the last one is gone, at most `grace` seconds later. */
+/* Begins the orderly stop: listeners and UDP ports close, connections end as "stopped" once their
+ * output is taken; `done` is called when the last one is gone, at most `grace` seconds later. */
 void loop_drain(struct loop *loop, double grace, void (*done)(void *context));
 
 bool loop_is_draining(const struct loop *loop);
@@ -94,7 +101,7 @@ bool loop_is_draining(const struct loop *loop);
 struct loop_census {
     uint32_t connections; /* known to Lua */
     uint32_t lingering;   /* sent their FIN and wait for the peer's */
-    uint32_t listeners;
+    uint32_t listeners;   /* UDP ports, too */
     uint32_t groups;
     uint32_t lookups;
     uint32_t timers;

@@ -106,6 +106,33 @@ int skald_dial_tcp(struct core *core, double group, const char *host, int port, 
 int skald_dial_unix(struct core *core, double group, const char *path, double *handle);
 void skald_dial_cancel(struct core *core, double handle); /* neither will follow */
 
+/* bind_udp.c: 0 or a positive errno. EPIPE: it is closed; EINVAL: that is no IP address. */
+/* What dispatch.datagram is told of. Hosts have numbers from 0 to 255, which are given again. */
+struct skald_datagram {
+    const char *bytes;
+    int length, port, host;
+    bool truncated, six;
+    bool fresh; /* `text` says what the number of the host stands for from now on */
+    char text[64];
+};
+const struct skald_datagram *skald_datagram(struct core *core);
+int skald_udp_open(struct core *core, const char *host, int port, bool reuse, double *udp);
+void skald_udp_receive(struct core *core, double udp); /* from now on */
+void skald_udp_close(struct core *core, double udp);   /* dispatch.unbound follows */
+void skald_udp_finish(struct core *core, double udp);  /* the same, after what waits */
+/* `host` is NULL for the peer that it is connected to. */
+int skald_udp_write(struct core *core, double udp, const char *data, size_t length,
+                    const char *host, int port);
+/* To the sender of what came last. */
+int skald_udp_answer(struct core *core, double udp, const char *data, size_t length);
+int skald_udp_connect(struct core *core, double udp, const char *host, int port);
+int skald_udp_host(struct core *core, double udp, struct skald_address *address);
+void skald_udp_limit(struct core *core, double udp, unsigned bytes);
+int skald_udp_set(struct core *core, double udp, int option, int value); /* enum udp_option */
+int skald_udp_join(struct core *core, double udp, const char *group, const char *interface,
+                   bool join);
+int skald_udp_interface(struct core *core, double udp, const char *interface);
+
 /* bind_group.c */
 double skald_group_new(struct core *core);
 void skald_group_release(struct core *core, double group);

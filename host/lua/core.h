@@ -10,15 +10,17 @@
 #include <lua.h>
 #include <stdbool.h>
 
+struct datagrams;
 struct skald_read;
 struct watch;
 
 struct core {
     lua_State *L; /* owns */
     struct allocator allocator;
-    struct skald_read *read; /* owns; what Lua knows the allocator's buffer by */
-    int gc_limit;            /* KB that Lua may hold before a collection begins */
-    bool collecting;         /* one is under way, in steps */
+    struct skald_read *read;     /* owns; what Lua knows the allocator's buffer by */
+    struct datagrams *datagrams; /* owns; the one that Lua is shown (bind_udp.c) */
+    int gc_limit;                /* KB that Lua may hold before a collection begins */
+    bool collecting;             /* one is under way, in steps */
     unsigned gc_events;
     int gc_held; /* KB at the last step of it */
     struct loop *loop;

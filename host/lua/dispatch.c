@@ -7,7 +7,9 @@
 #include "base/memory.h"
 #include "base/options.h"
 #include "io/connection.h"
+#include "io/udp.h"
 #include "lua/bind.h"
+#include "lua/bind_udp.h"
 #include "lua/bundle.h"
 #include "lua/vm.h"
 
@@ -34,6 +36,9 @@ enum place {
     CHANGED,
     RELOADED,
     UNLISTENED,
+    DATAGRAM,
+    REFUSED,
+    UNBOUND,
     TURNED,
     RESOLVED,
     HANGUP,
@@ -65,6 +70,9 @@ static const char *const names[PLACES] = {
     [CHANGED] = "changed",
     [RELOADED] = "reloaded",
     [UNLISTENED] = "unlistened",
+    [DATAGRAM] = "datagram",
+    [REFUSED] = "refused",
+    [UNBOUND] = "unbound",
     [RESOLVED] = "resolved",
     [HANGUP] = "hangup",
     [RUNNING] = "running",
@@ -271,6 +279,40 @@ static void on_unlistened(void *context, uint64_t listener)
     call(core, 1);
 }
 
+/* Calls a function with the place of a port. What it raises is logged, and the port goes on. */
+static void call_udp(struct core *core, enum place function, const struct udp *udp)
+{
+    lua_State *L = core->L;
+    char name[160];
+    lua_pushvalue(L, function);
+    lua_pushinteger(L, slot_place(udp_handle(udp)));
+    if (vm_call(L, 1, 0) == 0)
+        return;
+    const char *text = lua_tostring(L, -1); // [text]
+    udp_describe(udp, name, sizeof name);
+    log_write(core->log, LOG_ERROR, "%s\non %s", text ? text : "error in error handling", name);
+    lua_pop(L, 1);
+}
+
+static void on_datagram(void *context, struct udp *udp, const struct datagram *datagram)
+{
+    bind_datagram(context, datagram);
+    call_udp(context, DATAGRAM, udp);
+}
+
+static void on_refused(void *context, struct udp *udp)
+{
+    call_udp(context, REFUSED, udp);
+}
+
+static void on_unbound(void *context, uint64_t udp)
+{
+    struct core *core = context;
+    lua_pushvalue(core->L, UNBOUND);
+    lua_pushinteger(core->L, slot_place(udp));
+    call(core, 1);
+}
+
 static void on_resolved(void *context, uint64_t lookup, int family, const char *error)
 {
     struct core *core = context;
@@ -319,6 +361,9 @@ const struct loop_events dispatch_events = {
     .lost = on_lost,
     .reloaded = on_reloaded,
     .unlistened = on_unlistened,
+    .datagram = on_datagram,
+    .refused = on_refused,
+    .unbound = on_unbound,
     .resolved = on_resolved,
     .settled = on_settled,
     .turned = on_turned,
@@ -343,6 +388,7 @@ int dispatch_open(struct core *core)
 {
     lua_State *L = core->L;
     core->read = memory_new(sizeof *core->read);
+    bind_udp_open(core);
     lua_pushlightuserdata(L, core);
     lua_setfield(L, LUA_REGISTRYINDEX, "skald.core");
     const struct bundle_file *declarations = bundle_find("bind.h");

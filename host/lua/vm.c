@@ -166,6 +166,7 @@ void vm_close(struct core *core)
     core->L = NULL;
     allocator_free(&core->allocator);
     free(core->read);
+    free(core->datagrams);
 }
 
 /* --- collection ----------------------------------------------------------------------------- */

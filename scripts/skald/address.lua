@@ -5,9 +5,9 @@ local address = {}
 
 --- Where a peer is, or we are. `tostring` gives an endpoint string, and equal addresses are equal.
 ---@class Address
----@field type "TCP"|"TCP6"|"UNIX"
+---@field type "TCP"|"TCP6"|"UDP"|"UDP6"|"UNIX"
 ---@field host string? an IP address, IPv6 as RFC 5952 says
----@field port integer? of TCP and TCP6
+---@field port integer? of all but UNIX
 ---@field path string? of UNIX; "" for a socket without a name
 local Address = {}
 Address.__index = Address

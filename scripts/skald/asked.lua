@@ -92,6 +92,30 @@ function asked.listenUNIX(path, factory, opts)
   return { type = "unix", path = path, mode = opts.mode, backlog = opts.backlog }
 end
 
+--- What listenUDP was given.
+---@param port any
+---@param protocol any
+---@param opts any
+---@param isAddress fun(text: string): boolean
+---@return table endpoint as endpoints.parseServer gives it
+function asked.listenUDP(port, protocol, opts, isAddress)
+  needPort("listenUDP", port, 0)
+  if type(protocol) ~= "table" then
+    error(("listenUDP takes a DatagramProtocol, not a %s"):format(type(protocol)), LEVEL - 1)
+  end
+  local known = { interface = "string", maxPacketSize = "number", reuse = "boolean", broadcast = "boolean" }
+  opts = options("listenUDP", opts, known)
+  local endpoint = { type = "udp", port = port, interface = opts.interface, maxPacketSize = opts.maxPacketSize }
+  endpoint.reuse, endpoint.broadcast = opts.reuse, opts.broadcast
+  local host, size = opts.interface, opts.maxPacketSize
+  if host and not isAddress(host) then
+    error(("listenUDP: '%s' is no IP address"):format(host), LEVEL - 1)
+  elseif size and not (size % 1 == 0 and size >= 1 and size <= 65535) then
+    error(("listenUDP: maxPacketSize is a number from 1 to 65535, not %s"):format(tostring(size)), LEVEL - 1)
+  end
+  return endpoint
+end
+
 --- What connectTCP was given.
 ---@param host any
 ---@param port any

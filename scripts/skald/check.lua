@@ -39,6 +39,7 @@ local factoryKeys = {
 -- Keys of the library's own classes are no slips.
 local library = {
   [protocol.Protocol] = true,
+  [protocol.DatagramProtocol] = true,
   [protocol.Factory] = true,
   [protocol.ClientFactory] = true,
   [protocol.ReconnectingClientFactory] = true,
@@ -53,6 +54,10 @@ local protocolKeys = {
   connectionMade = "function",
   dataReceived = "function",
   connectionLost = "function",
+  startProtocol = "function",
+  stopProtocol = "function",
+  datagramReceived = "function",
+  connectionRefused = "function",
   readConnectionLost = "function",
   writeConnectionLost = "function",
   handshakeCompleted = "function",
@@ -218,6 +223,32 @@ local function checkEndpoints(problems, key, value, parse)
   end
 end
 
+-- Whether a class is for UDP ports, or nil for what could be either.
+local function isForDatagrams(methods)
+  if not class.is(methods) then
+    return nil
+  end
+  return class.derives(methods, protocol.DatagramProtocol)
+end
+
+-- A definition listens on UDP ports or takes connections, not both; its protocol is for that.
+local function checkCarrier(problems, definition, listen)
+  local count, total = 0, 0
+  for _, endpoint in ipairs(type(listen) == "table" and listen or { listen }) do
+    local parsed = type(endpoint) == "string" and endpoints.parseServer(endpoint)
+    total = total + 1
+    count = count + (parsed and parsed.type == "udp" and 1 or 0)
+  end
+  local datagrams = isForDatagrams(definition.protocol)
+  if count > 0 and (count < total or definition.connect) then
+    problems:add("listen", nil, "UDP ports and connections take a definition each")
+  elseif count > 0 and datagrams == false then
+    problems:add("protocol", nil, "a UDP port takes a DatagramProtocol")
+  elseif count == 0 and datagrams and (total > 0 or definition.connect) then
+    problems:add("protocol", nil, "a DatagramProtocol takes a UDP port")
+  end
+end
+
 local function checkBounds(problems, definition)
   for _, name in ipairs(protocol.bounds) do
     local value = definition[name]
@@ -282,6 +313,7 @@ function check.definition(definition, file, source, given)
   if given.connect == nil and isKind(definition.connect, "endpoint") then
     checkEndpoints(problems, "connect", definition.connect, endpoints.parseClient)
   end
+  checkCarrier(problems, definition, given.listen or definition.listen)
   checkBounds(problems, definition)
   return problems.list
 end

@@ -4,6 +4,7 @@
 
 local class = require "skald.class"
 local core = require "skald.core"
+local packets = require "skald.packets"
 local protocol = require "skald.protocol"
 local reason = require "skald.reason"
 local timers = require "skald.timers"
@@ -301,6 +302,9 @@ function dispatch.unlistened(handle)
     listener:ended()
   end
 end
+
+--- Of UDP ports.
+dispatch.datagram, dispatch.refused, dispatch.unbound = packets.received, packets.refused, packets.unbound
 
 --- A family of a look-up has ended.
 function dispatch.resolved(handle, family, code)

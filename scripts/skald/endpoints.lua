@@ -154,12 +154,27 @@ function read.timeout(text)
   return value and value > 0 and value or nil, "timeout is a number of seconds"
 end
 
+function read.packetSize(text)
+  return number(text, 1, 65535), "maxPacketSize is a number from 1 to 65535"
+end
+
+function read.flag(text)
+  if text == "yes" or text == "no" then
+    return text == "yes"
+  end
+  return nil, "this is yes or no"
+end
+
+local datagrams = { port = "port", interface = "host", maxPacketSize = "packetSize" }
+datagrams.reuse, datagrams.broadcast = "flag", "flag"
+
 --  kind      by position   by name, with the reader of its value
 local servers = {
   tcp = { { "port" }, { port = "port", interface = "host", backlog = "backlog" } },
   unix = { { "path" }, { path = "path", mode = "mode", backlog = "backlog" } },
   fd = { { "fd" }, { fd = "fd" } },
   systemd = { {}, { name = "label", index = "fd" } },
+  udp = { { "port" }, datagrams },
 }
 
 local clients = {
@@ -170,9 +185,10 @@ local clients = {
 local later = {
   tls = true,
   ssl = true,
-  udp = true,
   stdio = true,
 }
+
+local hasInterface = { tcp = true, udp = true }
 
 -- For servers, `tcp:HOST:PORT` is `tcp:PORT:interface=HOST`.
 local function positions(kinds, kind, fields)
@@ -182,7 +198,7 @@ local function positions(kinds, kind, fields)
       count = count + 1
     end
   end
-  return kinds == servers and kind == "tcp" and count >= 2 and { "interface", "port" } or kinds[kind][1]
+  return kinds == servers and hasInterface[kind] and count >= 2 and { "interface", "port" } or kinds[kind][1]
 end
 
 local function assign(result, reader, name, field)
@@ -272,6 +288,8 @@ local function parse(kinds, s)
   if not kinds[kind] then
     local names = known(kinds) .. (kinds == servers and ", haproxy" or "")
     return complain(s, first.column, ("'%s' is no kind of endpoint (%s)"):format(kind, names))
+  elseif within and kind == "udp" then
+    return complain(s, first.column, "haproxy: stands before connections, not before datagrams")
   end
   local result, message = fill(kinds, s, kind, fields)
   return result and (within and { type = "haproxy", inner = result } or result), message

@@ -37,6 +37,7 @@ local own = {
   _tries = true,
   _since = true,
   _wrappers = true,
+  _datagram = true,
 }
 
 -- What a table of fields is now, to tell later what running code has changed.
@@ -60,23 +61,23 @@ local function touched(fields, baseline, key)
 end
 
 -- A plain table given as protocol is a class from now on.
-local function protocolOf(factory)
+local function protocolOf(factory, base)
   local methods = factory.protocol
   if type(methods) == "table" and not class.is(methods) and getmetatable(methods) == nil then
-    class.adopt(methods, protocol.Protocol)
+    class.adopt(methods, base)
   end
   return class.is(methods) and methods or nil
 end
 
 -- A factory, with what it wraps.
-local function readLink(fresh, defaultName)
-  local link = { fresh = fresh, factory = fresh, class = class.of(fresh), protocol = protocolOf(fresh) }
+local function readLink(fresh, defaultName, base)
+  local link = { fresh = fresh, factory = fresh, class = class.of(fresh), protocol = protocolOf(fresh, base) }
   if fresh.name == nil then
     rawset(fresh, "name", defaultName)
   end
   link.baseline = note(fresh)
   local wrapped = fresh.wrappedFactory
-  link.inner = class.of(wrapped) and readLink(wrapped, defaultName) or nil
+  link.inner = class.of(wrapped) and readLink(wrapped, defaultName, base) or nil
   return link
 end
 
@@ -104,7 +105,8 @@ function factories.read(definition, endpoints, defaultName)
     fresh = definition:new()
   end
   local name = fresh.name
-  local entry = readLink(fresh, defaultName)
+  local isUdp = endpoints[1] and endpoints[1].type == "udp"
+  local entry = readLink(fresh, defaultName, isUdp and protocol.DatagramProtocol or protocol.Protocol)
   entry.definition, entry.endpoints, entry.clients, entry.name = definition, endpoints, {}, name
   return entry
 end
@@ -548,6 +550,18 @@ function factories.apply(change)
   end
 end
 
+-- The protocol that was given to listenUDP: where its port goes on, so does the living one.
+local function succeedDatagram(entry, fresh, factory)
+  local given, living = rawget(fresh, "_datagram"), nil
+  for _, endpoint in ipairs(given and entry.endpoints or {}) do
+    living = living or endpoint.listener and endpoint.listener.protocol
+  end
+  if living and not rawequal(living, given) then
+    forward(given, living)
+  end
+  rawset(factory, "_datagram", living or given)
+end
+
 --- The factories of an entry get their classes; what the script holds of a new definition stands for
 --- the living one.
 ---@param entry Entry
@@ -556,6 +570,7 @@ function factories.enliven(entry)
     local factory, fresh = link.factory, link.fresh
     if link.former and not rawequal(factory, fresh) then
       setmetatable(factory, getmetatable(link.class).cell)
+      succeedDatagram(entry, fresh, factory)
       forward(fresh, factory)
     elseif type(factory.state) == "table" then
       rawset(factory, "state", factory.state)

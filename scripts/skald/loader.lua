@@ -471,7 +471,7 @@ function Generation:obtain(endpoint, backlog, preferred)
   local listener = findListener(self, key, preferred)
   local message, code
   if listener then
-    local was = { backlog = listener.backlog, mode = listener.mode }
+    local was = listener:settings()
     local ok
     ok, message, code = listener:adjust(endpoint, backlog)
     if not ok then

@@ -28,11 +28,13 @@ Listener.__index = Listener
 
 -- What is done for an endpoint of each kind: `key` says what makes two of them the same socket, `bind`
 -- gives an errno, or nil, message, code.
-local kinds = { tcp = {}, unix = {}, fd = {}, systemd = {} }
+local kinds = { tcp = {}, udp = {}, unix = {}, fd = {}, systemd = {} }
 
 function kinds.tcp.key(endpoint)
-  return ("tcp:%s:%d"):format(core.canonical(endpoint.interface or "0.0.0.0"), endpoint.port)
+  return ("%s:%s:%d"):format(endpoint.type, core.canonical(endpoint.interface or "0.0.0.0"), endpoint.port)
 end
+
+kinds.udp.key = kinds.tcp.key -- skald.datagram binds these
 
 function kinds.tcp.bind(group, endpoint, backlog, handle)
   return C.skald_listen_tcp(pointer, group, endpoint.interface or "0.0.0.0", endpoint.port, backlog, handle)
@@ -78,6 +80,9 @@ function kinds.systemd.bind(group, endpoint, _, handle)
   return adopt(group, fd, handle)
 end
 
+
+ports.Listener = Listener
+
 local function bind(group, endpoint, backlog)
   local handle = ffi.new "double[1]"
   local errno, message, code = kinds[endpoint.type].bind(group, endpoint, backlog, handle)
@@ -118,6 +123,9 @@ end
 ---@return string? message
 ---@return string? code
 function ports.bind(group, endpoint, backlog)
+  if endpoint.type == "udp" then
+    return require("skald.datagram").bind(endpoint)
+  end
   backlog = backlog or BACKLOG
   local handle, message, code = bind(group.handle, endpoint, backlog)
   if not handle then
@@ -140,6 +148,12 @@ function ports.bind(group, endpoint, backlog)
   }, Listener)
   dispatch.ports[handle] = listener
   return listener
+end
+
+--- What `adjust` takes to put it back.
+---@return table
+function Listener:settings()
+  return { backlog = self.backlog, mode = self.mode }
 end
 
 --- Gives a listener that stays the backlog and the mode that are asked for now.
@@ -266,6 +280,8 @@ function Port:stopListening()
   end
   if self.held then
     self.held:drop(listener)
+  elseif listener.stop then
+    return listener:stop()
   else
     listener:close()
   end

@@ -130,9 +130,9 @@ end
 local function fakePort(endpoint)
   local address = require "skald.address"
   local name = endpoint.interface or "0.0.0.0"
+  local kind = (endpoint.type == "udp" and "UDP" or "TCP") .. (name:find(":", 1, true) and "6" or "")
   local path = endpoint.path or not endpoint.port and ports.key(endpoint)
-  local asked = path and address.unix(path)
-    or address.inet(name:find(":", 1, true) and "TCP6" or "TCP", name, endpoint.port)
+  local asked = path and address.unix(path) or address.inet(kind, name, endpoint.port)
   return {
     getHost = function()
       return asked

@@ -62,6 +62,35 @@ protocol.Protocol = Protocol
 -- protocol has none. For the library's own; what a script's gives does not count.
 protocol._UNHEARD = {}
 
+
+--- What a UDP port tells. Every callback is optional. An error in one is logged, and the port goes on.
+---@class DatagramProtocol: Object
+---@field transport DatagramTransport set before startProtocol
+---@field factory Factory? of a definition
+---@field datagramReceived? fun(self: DatagramProtocol, data: string, address: Address, truncated: boolean) a datagram
+---came, an empty one perhaps; truncated: there was more of it than the port's maxPacketSize
+---@field connectionRefused? fun(self: DatagramProtocol) nobody listens where `transport:connect` leads
+---@field reloaded? fun(self: DatagramProtocol) its code is new: called right before the next event of the port
+local DatagramProtocol = class.root "DatagramProtocol"
+
+--- Starts by hand: sets the transport and calls `startProtocol`.
+---@param transport DatagramTransport
+function DatagramProtocol:makeConnection(transport)
+  self.transport = transport
+  local start = self.startProtocol
+  if start then
+    start(self)
+  end
+end
+
+--- The port is bound: called once, before all others. What it starts ends with the port.
+function DatagramProtocol.startProtocol() end
+
+--- The port is closed: called once, as the last.
+function DatagramProtocol.stopProtocol() end
+
+protocol.DatagramProtocol = DatagramProtocol
+
 --- Makes a protocol for each connection, and keeps what outlives it.
 --- What a script returns is its definition: a table with these fields, a class derived from this one, or an instance.
 ---@class Factory: Object
@@ -406,7 +435,6 @@ function protocol.boundProblem(name, value)
 end
 
 local later = {
-  DatagramProtocol = true,
   ProcessProtocol = true,
 }
 

@@ -64,6 +64,20 @@ function reactor.listenUNIX(path, factory, opts)
   return program.listen(factory, asked.listenUNIX(path, factory, opts))
 end
 
+--- Binds a UDP port: now; it receives once the host runs.
+---@param port integer to 65535; 0 lets the system choose
+---@param protocol table a DatagramProtocol: an instance, a class, or a table of methods
+---@param opts? { interface: string?, maxPacketSize: integer?, reuse: boolean?, broadcast: boolean? } interface: the IP
+---address to bind (all of IPv4); maxPacketSize: bytes (8192), longer datagrams are truncated; reuse: others may bind
+---the port as well, if they say so too; broadcast: datagrams may be sent to broadcast addresses
+---@return Port? port or nil, message, code where the system refuses
+---@return string? message
+---@return string? code of the system, such as EADDRINUSE
+function reactor.listenUDP(port, protocol, opts)
+  local endpoint = asked.listenUDP(port, protocol, opts, C.skald_is_address)
+  return program.listen(require("skald.datagram").factoryOf(protocol, 2), endpoint)
+end
+
 --- Connects to a TCP port. What comes of it the factory hears.
 ---@param host string an IP address or a name; of a name all addresses are tried (RFC 8305)
 ---@param port integer from 1 to 65535
@@ -143,7 +157,6 @@ function reactor.run() end
 for _, name in ipairs {
   "listenSSL",
   "connectSSL",
-  "listenUDP",
   "spawnProcess",
 } do
   reactor[name] = function()

@@ -472,7 +472,8 @@ end
 local function ownRival(former, endpoint)
   for _, item in ipairs(former and former.obtained or {}) do
     local listener = item.listener
-    if listener.handle and listener.address.port == endpoint.port and endpoint.port then
+    local same = (listener.protocol ~= nil) == (endpoint.type == "udp")
+    if listener.handle and listener.address.port == endpoint.port and endpoint.port and same then
       return ("the service itself listens on %s: reload without that first"):format(tostring(listener))
     end
   end
@@ -745,6 +746,11 @@ end
 
 local function tellFactories(change)
   local from, to = change.former.number, change.generation.number
+  for _, item in ipairs(change.generation.obtained) do
+    if not item.fresh and item.listener.protocol then
+      item.listener.news = true -- of a UDP port
+    end
+  end
   for _, entry in ipairs(change.generation.entries) do
     local factory = entry.factory
     if entry.predecessor then
