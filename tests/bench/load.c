@@ -622,6 +622,97 @@ static int run_new_lines(struct run *r, int argc, char **argv)
     return run_awake(r, argc, argv);
 }
 
+// udp: so many datagrams of each socket are under way; what is lost is sent again
+
+#define UDP_QUIET_MS 200 // nothing came back for so long: what was under way is lost
+
+static void udp_send(struct run *r, struct conn *c)
+{
+    c->start = now_ns();
+    if (send(c->fd, echo_bytes(r, c), r->batch, 0) < 0 && errno != EAGAIN && errno != ENOBUFS) {
+        conn_fail(r, c, "send: %s", strerror(errno));
+    }
+}
+
+static void udp_start(struct run *r, struct conn *c)
+{
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)r->port)};
+
+    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    c->fd = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (c->fd < 0 || connect(c->fd, (struct sockaddr *)&to, sizeof(to)) < 0) {
+        die("udp socket: %s", strerror(errno));
+    }
+    c->index = (uint32_t)r->live++;
+    watch(r, c, EPOLL_CTL_ADD, EPOLLIN);
+}
+
+static void udp_fill(struct run *r)
+{
+    for (size_t i = 0; i < r->count; i++) {
+        for (uint64_t k = 0; k < r->per_batch && r->conns[i].fd >= 0; k++) {
+            udp_send(r, &r->conns[i]);
+        }
+    }
+}
+
+static void on_udp(struct run *r, struct conn *c)
+{
+    ssize_t got;
+
+    while (c->fd >= 0 && (got = recv(c->fd, r->buffer, r->buffer_size, 0)) >= 0) {
+        if ((size_t)got != r->batch || memcmp(r->buffer, echo_bytes(r, c), r->batch) != 0) {
+            conn_fail(r, c, "what came back is not what was sent");
+            return;
+        }
+        run_count(r, c, 1);
+        udp_send(r, c);
+    }
+    if (c->fd >= 0 && errno != EAGAIN && errno != EINTR) {
+        conn_fail(r, c, "receive: %s", strerror(errno));
+    }
+}
+
+static void udp_loop(struct run *r)
+{
+    struct epoll_event events[256];
+
+    while (r->phase != DRAIN && r->live > 0 && r->errors < MAX_ERRORS) {
+        int count = epoll_wait(r->epoll, events, 256, UDP_QUIET_MS);
+
+        run_tick(r);
+        for (int i = 0; i < count; i++) {
+            on_udp(r, events[i].data.ptr);
+        }
+        if (count == 0) {
+            udp_fill(r);
+        }
+    }
+}
+
+// udp PORT SOCKETS SIZE WINDOW SECONDS [WARM [PID]]
+static int run_udp(struct run *r, int argc, char **argv)
+{
+    r->per_batch = (uint64_t)number(argv[3], "WINDOW", 1, 1000);
+    r->batch = (size_t)number(argv[2], "SIZE", 0, 65507);
+    r->step = 1;
+    r->places = SHIFTS;
+    run_init(r, (int)number(argv[0], "PORT", 1, 65535),
+             (size_t)number(argv[1], "SOCKETS", 1, 10000));
+    make_pattern(r);
+    for (size_t i = 0; i < r->count; i++) {
+        udp_start(r, &r->conns[i]);
+    }
+    if (argc > 6) {
+        run_set_server(r, argv[6]);
+    }
+    run_set_times(r, argc > 5 ? number(argv[5], "WARM", 0, 3600) : 0,
+                  number(argv[4], "SECONDS", 0.01, 3600));
+    udp_fill(r);
+    udp_loop(r);
+    return run_report(r, "messages");
+}
+
 // fetch: connect, read to the end, close, again
 
 static void fetch_next(struct run *r, struct conn *c)
@@ -991,6 +1082,7 @@ static const struct mode {
     {"echo", 5, 7, run_echo, "echo PORT CONNS SIZE PIPELINE SECONDS [WARM [PID]]"},
     {"lines", 5, 7, run_lines, "lines PORT CONNS SIZE LINES SECONDS [WARM [PID]]"},
     {"newlines", 5, 7, run_new_lines, "newlines PORT CONNS SIZE LINES SECONDS [WARM [PID]]"},
+    {"udp", 5, 7, run_udp, "udp PORT SOCKETS SIZE WINDOW SECONDS [WARM [PID]]"},
     {"fetch", 3, 6, run_fetch, "fetch PORT CONNS SECONDS [WARM [EXPECTED_BYTES [PID]]]"},
     {"idle", 2, 2, run_idle, "idle PORT CONNS"},
     {"slow", 3, 3, run_slow, "slow PORT CONNS EXPECTED_BYTES"},
