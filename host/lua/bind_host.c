@@ -115,8 +115,8 @@ const char *skald_error_name(int error)
 
 int skald_error_number(const char *name)
 {
-    static const int numbers[] = {EAGAIN, ECANCELED, ETIMEDOUT, ECONNREFUSED, ENOENT, ENOTDIR,
-                                  EINVAL, EISCONN};
+    static const int numbers[] = {EAGAIN, ECANCELED, ETIMEDOUT, ECONNREFUSED,
+                                  ENOENT, ENOTDIR,   EINVAL,    EISCONN};
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         if (strcmp(error_name(numbers[i]), name) == 0)
             return numbers[i];

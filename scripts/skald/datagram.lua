@@ -107,9 +107,9 @@ function Transport:connect(host, port)
   if self.connected then
     error("connect: the port is connected already", 2)
   end
-  local ok, message, code = outcome(C.skald_udp_connect(pointer, self[1], host, port))
-  self.connected = ok or false
-  return ok, message, code
+  local errno = C.skald_udp_connect(pointer, self[1], host, port)
+  self.connected = errno == 0
+  return outcome(errno)
 end
 
 --- The address of the port.
@@ -133,13 +133,12 @@ function Transport:setBroadcastAllowed(allowed)
   return outcome(C.skald_udp_set(pointer, self[1], BROADCAST, allowed and 1 or 0))
 end
 
-local function change(self, name, group, interface, join)
+local function needGroup(name, group, interface)
   if type(group) ~= "string" or not C.skald_is_address(group) then
     error(("%s takes the IP address of a group, not %s"):format(name, tostring(group)), 3)
   elseif interface ~= nil and type(interface) ~= "string" then
     error(("%s takes an interface's name or address, not a %s"):format(name, type(interface)), 3)
   end
-  return outcome(C.skald_udp_join(pointer, self[1], group, interface or "", join))
 end
 
 --- Has datagrams to a multicast group come to this port.
@@ -149,8 +148,8 @@ end
 ---@return string? message
 ---@return string? code of the system: ENODEV, EADDRNOTAVAIL, EADDRINUSE where it was joined before
 function Transport:joinGroup(group, interface)
-  local ok, message, code = change(self, "joinGroup", group, interface, true)
-  return ok, message, code
+  needGroup("joinGroup", group, interface)
+  return outcome(C.skald_udp_join(pointer, self[1], group, interface or "", true))
 end
 
 --- Has them come no more.
@@ -160,8 +159,8 @@ end
 ---@return string? message
 ---@return string? code
 function Transport:leaveGroup(group, interface)
-  local ok, message, code = change(self, "leaveGroup", group, interface, false)
-  return ok, message, code
+  needGroup("leaveGroup", group, interface)
+  return outcome(C.skald_udp_join(pointer, self[1], group, interface or "", false))
 end
 
 --- How many routers a multicast datagram of ours may pass.

@@ -158,15 +158,18 @@ function read.packetSize(text)
   return number(text, 1, 65535), "maxPacketSize is a number from 1 to 65535"
 end
 
-function read.flag(text)
-  if text == "yes" or text == "no" then
-    return text == "yes"
-  end
-  return nil, "this is yes or no"
+local flags = { yes = true, no = false }
+
+function read.reuse(text)
+  return flags[text], "reuse is yes or no"
+end
+
+function read.broadcast(text)
+  return flags[text], "broadcast is yes or no"
 end
 
 local datagrams = { port = "port", interface = "host", maxPacketSize = "packetSize" }
-datagrams.reuse, datagrams.broadcast = "flag", "flag"
+datagrams.reuse, datagrams.broadcast = "reuse", "broadcast"
 
 --  kind      by position   by name, with the reader of its value
 local servers = {

@@ -298,13 +298,13 @@ describe("the program", function()
       end
       local P = {}
       function P:connectionMade()
-        report("listenUDP", reactor.listenUDP, 0, {})
+        report("spawnProcess", reactor.spawnProcess, {}, "true")
         report("startTLS", self.transport.startTLS, self.transport, {})
       end
       return { listen = "tcp:127.0.0.1:0", protocol = P }
     ]]
     h:connect()
-    for _, name in ipairs { "listenUDP", "startTLS" } do
+    for _, name in ipairs { "spawnProcess", "startTLS" } do
       local ok, message = h:line("^" .. name .. "\t(%a+)\t(.*)")
       assert.equal("false", ok)
       assert.truthy(message:find("not in this version", 1, true), message)

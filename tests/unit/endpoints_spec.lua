@@ -45,6 +45,19 @@ describe("endpoints", function()
     assert.equal(438, endpoints.parseServer("unix:/run/x.sock").mode)
   end)
 
+  it("reads every form of udp", function()
+    assert.same({ type = "udp", port = 53 }, endpoints.parseServer "udp:53")
+    assert.same({ type = "udp", port = 53, interface = "127.0.0.1" }, endpoints.parseServer "udp:127.0.0.1:53")
+    assert.same(
+      { type = "udp", port = 53, interface = "::1", maxPacketSize = 512, reuse = true, broadcast = false },
+      endpoints.parseServer "udp:[::1]:53:maxPacketSize=512:reuse=yes:broadcast=no"
+    )
+    assert.matches("column 8: maxPacketSize is a number from 1 to 65535, not '0'", refused "udp:53:maxPacketSize=0")
+    assert.matches("column 8: reuse is yes or no, not '1'", refused "udp:53:reuse=1")
+    assert.matches("column 9: haproxy: stands before connections", refused "haproxy:udp:53")
+    assert.matches("column 1: 'udp' is no kind of endpoint %(tcp, unix%)", select(2, endpoints.parseClient "udp:a:53"))
+  end)
+
   it("names the column of the field that is wrong", function()
     assert.equal(
       "bad endpoint 'tcp:99999': column 5: a port is a number from 0 to 65535, not '99999'",

@@ -49,9 +49,29 @@ describe("protocol", function()
     assert.has_error(function() factory:setBound("highWater", "64k") end)
   end)
 
+  it("starts a DatagramProtocol by hand, with any transport", function()
+    local Counter = protocol.DatagramProtocol {}
+    function Counter:startProtocol()
+      self.started = (self.started or 0) + 1
+    end
+    function Counter:datagramReceived(data, address)
+      self.transport:write(data:upper(), address)
+    end
+    local sent = {}
+    local instance = Counter:new()
+    instance:makeConnection {
+      write = function(_, data, address)
+        sent[#sent + 1] = { data, address }
+      end,
+    }
+    instance:datagramReceived("x", "there", false)
+    instance:stopProtocol()
+    assert.same({ 1, { { "X", "there" } } }, { instance.started, sent })
+  end)
+
   it("says of what comes later that it is not in this version", function()
     local ok, message = pcall(function()
-      return protocol.DatagramProtocol
+      return protocol.ProcessProtocol
     end)
     assert.is_false(ok)
     assert.matches("not in this version", message)
