@@ -23,8 +23,7 @@ local BROADCAST, TTL, LOOPBACK = 0, 1, 2 -- enum udp_option (host/io/udp.h)
 
 --- A UDP port, as a DatagramProtocol has it in `self.transport`.
 ---@class DatagramTransport
----@field socket UdpSocket
----@field connected boolean
+---@field connected boolean true after `connect`
 local Transport = { connected = false }
 Transport.__index = Transport
 
@@ -74,7 +73,7 @@ end
 ---@param data string at most 65507 bytes
 ---@param address Address|string|nil where to: an Address, or an IP address with the port behind; nil: to the peer that
 ---`connect` named
----@param port integer?
+---@param port integer? from 1 to 65535
 ---@return boolean? ok true, or nil, message, code
 ---@return string? message
 ---@return string? code EMSGSIZE where it is too long, ENOBUFS where too many wait, EPIPE after stopListening,
@@ -98,7 +97,7 @@ end
 --- Names the one peer: `write` needs no address from now on, datagrams of others are dropped by the system, and
 --- connectionRefused tells that nobody listens there.
 ---@param host string an IP address
----@param port integer
+---@param port integer from 1 to 65535
 ---@return boolean? ok true, or nil, message, code
 ---@return string? message
 ---@return string? code of the system, such as ENETUNREACH

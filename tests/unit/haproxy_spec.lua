@@ -674,7 +674,7 @@ describe("an endpoint haproxy:", function()
       ["haproxy:haproxy:tcp:80"] = "column 9: haproxy: does not stand within itself",
       ["haproxy"] = "column 8: an endpoint is missing behind haproxy:",
       ["haproxy:"] = "column 9: an endpoint is missing behind haproxy:",
-      ["haproxy:udp:53"] = "column 9: udp: not in this version",
+      ["haproxy:udp:53"] = "column 9: haproxy: stands before connections",
       ["haproxy:tcp:80:trusted=1"] = "column 16: tcp knows no 'trusted'",
     } do
       local result, problem = endpoints.parseServer(text)
