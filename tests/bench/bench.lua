@@ -15,7 +15,7 @@ usage: luajit tests/bench/bench.lua [--quick] [--json FILE] [--only CASE,...] [-
   --server   of: %s
 ]]
 
-local CASES = { "echo64", "pipe16", "bulk", "fetch", "idle", "start" }
+local CASES = { "echo64", "pipe16", "bulk", "fetch", "udp64", "udp8", "idle", "start" }
 local FETCHERS = 50 -- concurrent clients of a fetch
 local POEM_SIZE = 2048
 local COLLECT = "/collect.sock" -- in the folder of the run
@@ -28,6 +28,14 @@ local ECHOES = {
     unit = "message", load = { 50, 64, 16 } },
   bulk = { title = "echo: chunks of 64 KiB, 10 connections, one in flight on each",
     unit = "chunk", load = { 10, 65536, 1 } },
+}
+
+-- The same of `load udp`: more at a time than this would not fit into a socket's buffer.
+local DATAGRAMS = {
+  udp64 = { title = "UDP echo: 64 bytes, 50 sockets, one datagram in flight on each",
+    unit = "datagram", load = { 50, 64, 1 } },
+  udp8 = { title = "UDP echo: 64 bytes, 16 sockets, 8 datagrams in flight on each",
+    unit = "datagram", load = { 16, 64, 8 } },
 }
 
 -- rounds; rounds of the peers other than luv; seconds counted and before; starts; idle rounds;
@@ -150,12 +158,15 @@ local function seen(case, field, server)
 end
 
 local function runEcho(case)
-  local spec, plan = ECHOES[case], bench.plan
+  local spec, list, mode, plan = ECHOES[case], bench.echoes, "echo", bench.plan
+  if DATAGRAMS[case] then
+    spec, list, mode = DATAGRAMS[case], servers.datagrams(bench.options.server), "udp"
+  end
   local function argsFor(port, pid)
     return { port, spec.load[1], spec.load[2], spec.load[3], plan.seconds, plan.warm, pid }
   end
-  local all = bench:interleave(bench.echoes, case, measuring("echo", argsFor), "messages")
-  conclude(case, spec.title, spec.unit, bench.echoes, all)
+  local all = bench:interleave(list, case, measuring(mode, argsFor), "messages")
+  conclude(case, spec.title, spec.unit, list, all)
 end
 
 local function writePoem(path)
@@ -367,6 +378,8 @@ local function judge()
   bench:addBar("64 KiB chunks: CPU per chunk, x floor", seen("bulk", "cpu_to_floor"), "<=", 1.12)
   bench:addBar("fetch: rate, x floor", seen("fetch", "rate_to_floor"), ">=", 0.9)
   bench:addBar("fetch: CPU per connection, x floor", seen("fetch", "cpu_to_floor"), "<=", 1.2)
+  bench:addBar("UDP echo, 50 x 1: CPU per datagram, x floor", seen("udp64", "cpu_to_floor"), "<=", 1.1)
+  bench:addBar("UDP echo, 16 x 8: CPU per datagram, x floor", seen("udp8", "cpu_to_floor"), "<=", 1.1)
   bench:addBar("idle connection, KB", seen("idle", "kb"), "<=", 0.6)
   bench:addBar("start, ms", seen("start", "ms"), "<=", 15)
   bench:addBar("resident at start, MB", resident and resident / 1024, "<=", 5)
@@ -411,6 +424,7 @@ end
 
 local function runAll()
   local runs = { echo64 = runEcho, pipe16 = runEcho, bulk = runEcho, fetch = runFetch,
+    udp64 = runEcho, udp8 = runEcho,
     idle = runIdle, start = runStart }
   for _, case in ipairs(CASES) do
     if not bench.options.only or bench.options.only[case] then

@@ -53,7 +53,7 @@ local function announced(process, endpoints)
     if not line or not line:find "^listening " then
       return nil, why or line
     end
-    port = port or line:match "^listening tcp:127%.0%.0%.1:(%d+)"
+    port = port or line:match "^listening %a+:127%.0%.0%.1:(%d+)"
   end
   return port
 end

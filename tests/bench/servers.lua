@@ -7,6 +7,7 @@ local GO = "build/bench/echo-go"
 
 M.skald = "build/skald"
 M.floor = "build/bench/floor"
+M.udpFloor = "build/bench/udp_floor"
 M.load = "build/bench/load"
 M.forward = "build/bench/forward"
 
@@ -137,6 +138,22 @@ function M.forwarders(wanted)
     end
   end
   return here, out
+end
+
+--- The echoes of datagrams: skald, the floor, and the floor with libuv's batches.
+function M.datagrams(wanted)
+  local list = {
+    { name = "skald", command = { M.skald, "run", PEERS .. "echo_udp.lua" } },
+    { name = "floor", command = { M.udpFloor } },
+    { name = "floor-batches", command = { M.udpFloor, "batches" } },
+  }
+  local here = {}
+  for _, server in ipairs(list) do
+    if not wanted or wanted[server.name:match("^%a+")] then
+      here[#here + 1] = server
+    end
+  end
+  return here
 end
 
 --- The names that --server knows.
