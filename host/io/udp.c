@@ -27,6 +27,7 @@ enum {
     HEADERS = 28,           /* of an IPv4 datagram */
     FINISH_BATCHES = 16,    /* that a port which finishes takes */
     KEPT = 1 << 16,         /* bytes of a queue that an idle port keeps */
+    ROOM = BATCH * (USUAL_LIMIT + CACHE_LINE),
     UDP_MAGIC = 0x736b7570,
 };
 
@@ -57,8 +58,7 @@ struct udp_batch {
     struct mmsghdr in[BATCH], out[BATCH];
     struct iovec in_parts[BATCH], out_parts[BATCH];
     union name names[BATCH];
-    char *buffer; /* owns */
-    size_t size;
+    char *buffer; /* owns; ROOM bytes, touched as far as datagrams are that long and that many */
     size_t limit; /* bytes of a datagram that it is laid out for */
     unsigned places;
     union name sender; /* of the datagram received last */
@@ -320,24 +320,23 @@ int udp_answer(struct udp *udp, const char *data, size_t length)
  * of two, which would put them all into the same lines of the cache. */
 static void lay_out(struct udp_batch *batch, size_t limit)
 {
-    const size_t budget = BATCH * (USUAL_LIMIT + CACHE_LINE);
     size_t stride = (limit + 2 * CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
     batch->limit = limit;
-    batch->places = (unsigned)(budget / stride < BATCH ? budget / stride : BATCH);
-    if (batch->places * stride > batch->size) {
-        free(batch->buffer);
-        batch->size = batch->places * stride;
-        batch->buffer = memory_new(batch->size);
-    }
+    batch->places = (unsigned)(ROOM / stride < BATCH ? ROOM / stride : BATCH);
     for (unsigned i = 0; i < batch->places; i++) {
         batch->in_parts[i].iov_base = batch->buffer + i * stride;
         batch->in_parts[i].iov_len = limit;
     }
 }
 
-static struct udp_batch *batch_new(void)
+/* 0 or -errno; done once. */
+static int batch_open(struct loop *loop)
 {
-    struct udp_batch *batch = memory_new(sizeof *batch);
+    char *buffer = loop->udp_batch ? NULL : malloc(ROOM);
+    if (buffer == NULL)
+        return loop->udp_batch ? 0 : -ENOMEM;
+    struct udp_batch *batch = loop->udp_batch = memory_new(sizeof *batch);
+    batch->buffer = buffer;
     for (unsigned i = 0; i < BATCH; i++) {
         struct msghdr *in = &batch->in[i].msg_hdr, *out = &batch->out[i].msg_hdr;
         in->msg_name = &batch->names[i];
@@ -346,7 +345,7 @@ static struct udp_batch *batch_new(void)
         out->msg_iov = &batch->out_parts[i];
         in->msg_iovlen = out->msg_iovlen = 1;
     }
-    return batch;
+    return 0;
 }
 
 static bool receives(const struct udp *udp)
@@ -470,8 +469,6 @@ static int udp_new(struct loop *loop, int fd, int family, uint64_t *handle)
     udp->fd = fd;
     udp->family = family;
     udp->limit = USUAL_LIMIT;
-    if (loop->udp_batch == NULL)
-        loop->udp_batch = batch_new();
     return 0;
 }
 
@@ -484,7 +481,9 @@ int udp_open(struct loop *loop, const struct address *address, bool reuse, uint6
     int fd = socket(address->family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return -errno;
-    int error = prepare(fd, address->family, reuse);
+    int error = batch_open(loop);
+    if (error == 0)
+        error = prepare(fd, address->family, reuse);
     if (error == 0 && bind(fd, (struct sockaddr *)&name, length) < 0)
         error = -errno;
     if (error == 0)

@@ -448,10 +448,16 @@ local function planInstances(change, was, old, new)
   if not methods or was.classes[methods] or not new.protocol or methods == new.protocol then
     return
   end
-  for instance in old.factory:each() do
+  local function consider(instance)
     if class.of(instance) == methods then
       change.instances[#change.instances + 1] = { instance, new.protocol }
     end
+  end
+  for instance in old.factory:each() do
+    consider(instance)
+  end
+  for _, endpoint in ipairs(old.endpoints or {}) do
+    consider(endpoint.listener and endpoint.listener.protocol) -- of a UDP port
   end
 end
 

@@ -11,6 +11,7 @@ local host = require "support.host"
 local process = require "support.process"
 local reload = require "support.reload"
 local sys = require "support.sys"
+local udp = require "support.udp"
 
 ffi.cdef [[
   struct skt_faults { uint32_t armed, k, count, hits; char only[32]; char last[208]; };
@@ -26,7 +27,7 @@ local library = "build/tests/faults.so"
 
 -- --- the service ------------------------------------------------------------------------------
 
--- Version by version (`@`) it keeps three sockets, gives up three and binds three, by its definitions and by its own calls;
+-- Version by version (`@`) it keeps four sockets, gives up four and binds four, by its definitions and by its own calls;
 -- changes the mode and the backlog of one it keeps; changes its state's shape, a bound, its classes; requires a new module.
 local main = [[
   local Factory = require("skald.protocol").Factory
@@ -121,6 +122,11 @@ local main = [[
       startFactory = function() reactor.callLater(3600, reactor.seconds) end,
     },
     { name = "second", listen = "unix:" .. folder .. "/second@.sock", protocol = P },
+    {
+      name = "third",
+      listen = { "udp:127.0.0.1:0:broadcast=" .. (@ % 2 == 0 and "yes" or "no"), "udp:127.0.1.@:0" },
+      protocol = { datagramReceived = function(self, data, from) self.transport:write("@ " .. data, from) end },
+    },
   }
 ]]
 
@@ -283,14 +289,27 @@ local function connect(endpoint)
   return client.try(tonumber(port), { host = name })
 end
 
+-- Of a UDP port; nil for others.
+local function addressOf(endpoint)
+  local name, port = endpoint:match "^udp:(.*):(%d+)$"
+  return name, tonumber(port)
+end
+
 -- Each endpoint answers as that version, and on the wire nothing but the answer comes.
 local function assertServed(endpoints, version)
   for _, endpoint in ipairs(endpoints) do
-    local c, code = connect(endpoint)
-    assert(c, ("%s: %s"):format(endpoint, tostring(code)))
-    assert.equal("version " .. version, ask(c, "version"))
-    assert.is_true(c:quiet())
-    c:close()
+    local name, port = addressOf(endpoint)
+    if name then
+      local peer = udp.connect(port, name)
+      assert.equal(version .. " asks", peer:ask "asks")
+      peer:close()
+    else
+      local c, code = connect(endpoint)
+      assert(c, ("%s: %s"):format(endpoint, tostring(code)))
+      assert.equal("version " .. version, ask(c, "version"))
+      assert.is_true(c:quiet())
+      c:close()
+    end
   end
 end
 
@@ -313,22 +332,26 @@ local function assertEndpoints(before, after, version)
   local here, new = {}, 0
   for _, endpoint in ipairs(after) do
     here[endpoint] = true
-    local number = endpoint:match "^tcp:127%.0%.1%.(%d+):" or endpoint:match "(%d+)%.sock$"
+    local number = endpoint:match "^%a+:127%.0%.1%.(%d+):" or endpoint:match "(%d+)%.sock$"
     if number then
       new = new + 1
       assert.equal(tostring(version), number)
     end
   end
-  assert.equal(3, #stay)
-  assert.equal(3, #gone)
-  assert.equal(3, new)
-  assert.equal(6, #after)
+  assert.equal(4, #stay)
+  assert.equal(4, #gone)
+  assert.equal(4, new)
+  assert.equal(8, #after)
   for _, endpoint in ipairs(stay) do
     assert(here[endpoint], endpoint .. " is gone")
   end
   for _, endpoint in ipairs(gone) do
-    local c = connect(endpoint)
-    assert(not c, endpoint .. " still answers")
+    local name, port = addressOf(endpoint)
+    if name then
+      udp.bind(name, port):close() -- raises where somebody has it
+    else
+      assert(not connect(endpoint), endpoint .. " still answers")
+    end
   end
 end
 
@@ -470,7 +493,7 @@ end
 
 local function faultyHost(words)
   local faults, path = share()
-  words.listening = words.listening or 6
+  words.listening = words.listening or 8
   words.env = {
     LD_PRELOAD = library, SKALD_FAULTS = path,
     LUA_PATH = host.folder() .. "/?.lua;;", -- a module that cannot be read must not be found there, as someone else's
@@ -646,11 +669,11 @@ describe("a reload in which one call fails", function()
 
   it("leaves the old service as it was or gives the whole new one, whichever function of the host it is", function()
     local script, option = prepareFolder()
-    local h, arm, disarm = sabotagedHost { script, option, listening = 7 }
+    local h, arm, disarm = sabotagedHost { script, option, listening = 9 }
     local results = everyFault(h, arm, disarm, requestReload)
     assertReached("functions", results, 10, {
       "skald_timer_start", "skald_listen_tcp", "skald_listen_unix", "skald_group_new", "skald_listener_host",
-      "skald_real_path",
+      "skald_real_path", "skald_udp_open", "skald_udp_host", "skald_udp_set",
     })
     h:stop()
   end)

@@ -887,6 +887,19 @@ describe("a reload of a UDP port", function()
     assert.equal(1, select(2, h:output():gsub("start", "")))
   end)
 
+  it("gives a protocol of the library's own class the one that the script has now", function()
+    local text = [[
+      local DatagramProtocol = require("skald.protocol").DatagramProtocol
+      local Echo = DatagramProtocol { datagramReceived = function(self, data, from) self.transport:write("@", from) end }
+      return { listen = "udp:127.0.0.1:0", protocol = @ > 1 and Echo or DatagramProtocol }
+    ]]
+    local h = reload.serve(text)
+    reload.commit(text)
+    assert.equal("2", udp.connect(h.port):ask "x")
+    reload.commit(text, 3)
+    assert.equal("3", udp.connect(h.port):ask "x")
+  end)
+
   it("takes back what a refused one has bound", function()
     local text = [[
       local reactor = require "skald.reactor"
