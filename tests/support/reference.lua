@@ -14,8 +14,9 @@ local reference = { folder = "docs/reference" }
 -- `text`: instead of what stands at the head of the source.
 local pages = {
   { module = "skald.protocol", pure = true },
-  { name = "transport", file = "scripts/skald/transport.lua", also = { "Transport", "DatagramTransport", "Address", "Reason" },
-    text = "What a protocol has of its connection or port, and what it is told: the transport, addresses, reasons." },
+  { name = "transport", file = "scripts/skald/transport.lua",
+    also = { "Transport", "DatagramTransport", "Address", "Reason" },
+    text = "What a protocol has of its connection or port, and what it is told: transports, addresses, reasons." },
   { module = "skald.basic", pure = true },
   { module = "skald.policies", pure = true },
   { module = "skald.haproxy", pure = true },
