@@ -809,16 +809,16 @@ describe("a reload of a UDP port", function()
   end)
 
   it("changes maxPacketSize and broadcast in place, and back where it is refused", function()
-    local text = [[
+    local port = udp.freePort()
+    local text = ([[
       local P = {}
       function P:datagramReceived(data, from, truncated)
         self.transport:write(("%d %s"):format(#data, tostring(truncated)), from)
       end
-      return { listen = "udp:127.0.0.1:47123:maxPacketSize=@", protocol = P, prepareReload = function(self, new)
+      return { listen = "udp:127.0.0.1:PORT:maxPacketSize=@", protocol = P, prepareReload = function(self, new)
         return new.listen:match "%d+$" ~= "7"
       end }
-    ]]
-    local port = 47123
+    ]]):gsub("PORT", port)
     local h = reload.serve(text)
     local peer = udp.connect(port)
     assert.equal("1 true", peer:ask "123456789")
@@ -859,7 +859,8 @@ describe("a reload of a UDP port", function()
   end)
 
   it("goes on with the protocol of listenUDP; what the script holds of the new one stands for it", function()
-    local text = [[
+    local port = udp.freePort()
+    local text = ([[
       local reactor = require "skald.reactor"
       local P = require("skald.protocol").DatagramProtocol { version = @ }
       function P:init() self.count = 0 end
@@ -870,12 +871,12 @@ describe("a reload of a UDP port", function()
         self.transport:write(("@ %d"):format(self.count), from)
       end
       local p = P:new()
-      reactor.listenUDP(47124, p, { interface = "127.0.0.1" })
+      reactor.listenUDP(PORT, p, { interface = "127.0.0.1" })
       reactor.callWhenRunning(function() print("held", p.version, p.count, p.transport ~= nil) end)
-    ]]
+    ]]):gsub("PORT", port)
     local h = reload.serve(text)
     h:line "^held\t1\t0\ttrue$"
-    local peer = udp.connect(47124)
+    local peer = udp.connect(port)
     assert.equal("1 1", peer:ask "x")
     for n = 2, 4 do
       reload.commit(text, n)
@@ -901,20 +902,21 @@ describe("a reload of a UDP port", function()
   end)
 
   it("takes back what a refused one has bound", function()
-    local text = [[
+    local port = udp.freePort()
+    local text = ([[
       local reactor = require "skald.reactor"
       local P = {}
       function P:datagramReceived(data, from) self.transport:write("@", from) end
       if @ == 2 then
-        reactor.listenUDP(47125, {}, { interface = "127.0.0.1" })
+        reactor.listenUDP(PORT, {}, { interface = "127.0.0.1" })
         error "no"
       end
       return { listen = "udp:127.0.0.1:0", protocol = P }
-    ]]
+    ]]):gsub("PORT", port)
     local h = reload.serve(text)
     reload.refuse(text)
     assert.equal("1", udp.connect(h.port):ask "x")
-    udp.bind("127.0.0.1", 47125):close()
+    udp.bind("127.0.0.1", port):close()
     h:stop()
   end)
 
