@@ -34,6 +34,13 @@ struct resolver {
     struct ares_channeldata *files; /* owns; c-ares's, for the hosts file; NULL until the first */
 };
 
+/* What is under way in files, and what is open of them (files.c). */
+struct files {
+    struct slots jobs; /* own themselves, until their threads have ended */
+    struct slots open; /* owns them */
+    bool closed;       /* nothing is begun any more, and nothing told */
+};
+
 struct loop {
     uv_loop_t uv;
     const struct log *log;
@@ -53,6 +60,7 @@ struct loop {
     struct udp *udp_dirty;       /* have something put off; linked by dirty_next */
     struct udp_batch *udp_batch; /* owns; NULL until there is a port */
     struct resolver resolver;
+    struct files files;
     struct group *group_list;
     struct connection *dirty; /* have something put off; linked by dirty_next, newest last */
     struct connection **dirty_end;
@@ -233,6 +241,9 @@ void udps_free(struct loop *loop);
 
 /* resolver.c */
 void lookups_close(struct loop *loop); /* all that are under way, and nothing is told */
+
+/* files.c */
+void files_close(struct loop *loop); /* ends the process where a thread never comes back */
 
 static inline struct loop *connection_loop(const struct connection *connection)
 {

@@ -289,10 +289,11 @@ int loop_close(struct loop *loop)
     udps_end(loop);
     lookups_close(loop);
     uv_walk(&loop->uv, close_one, loop);
-    uv_close((uv_handle_t *)&loop->alarm, NULL);
     uv_close((uv_handle_t *)&loop->soon, NULL);
     uv_close((uv_handle_t *)&loop->turned, NULL);
     uv_close((uv_handle_t *)&loop->awake, NULL);
+    files_close(loop); /* may wait, by the alarm */
+    uv_close((uv_handle_t *)&loop->alarm, NULL);
     uv_run(&loop->uv, UV_RUN_DEFAULT);
     if (uv_loop_close(&loop->uv) < 0)
         uv_walk(&loop->uv, count_one, &left);
@@ -320,6 +321,7 @@ void loop_census(const struct loop *loop, struct loop_census *census)
         .listeners = loop->listeners.count + loop->udps.count,
         .groups = loop->groups.count,
         .lookups = loop->resolver.lookups.count,
+        .files = loop->files.jobs.count + loop->files.open.count,
         .timers = loop->timers.count,
         .anchors = anchors_held(&loop->pool),
         .descriptors = loop->open + loop->listeners.count + loop->udps.count,

@@ -60,6 +60,8 @@ struct loop_events {
     /* A family of a look-up (io/resolver.h) has ended: lookup_next reads its addresses meanwhile,
      * or `error` says why there are none: one of c-ares's names, such as "ENOTFOUND". */
     void (*resolved)(void *context, uint64_t lookup, int family, const char *error);
+    /* What was asked of a file (io/files.h) has ended; `error` is a positive errno, or 0. */
+    void (*filed)(void *context, uint64_t job, int error);
     void (*settled)(void *context); /* all that the last callbacks asked for is done */
     void (*turned)(void *context);  /* loop_end_turn: the turn is over */
 };
@@ -104,6 +106,7 @@ struct loop_census {
     uint32_t listeners;   /* UDP ports, too */
     uint32_t groups;
     uint32_t lookups;
+    uint32_t files; /* open, or under way */
     uint32_t timers;
     uint32_t anchors;
     uint32_t descriptors; /* of connections and listeners */

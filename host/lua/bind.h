@@ -31,6 +31,25 @@ struct skald_change {
 
 struct skald_census {
     uint32_t connections, lingering, listeners, groups, lookups, timers, anchors, descriptors;
+    uint32_t files; /* open, or under way */
+};
+
+/* What is asked of a file: as struct file_request (io/files.h) says, where the numbers stand. */
+struct skald_file_request {
+    int what, flags, mode;
+    const char *path, *to, *data;
+    size_t length;
+    double offset, size, most, file;
+};
+
+/* What came of it. */
+struct skald_file_result {
+    const char *bytes;
+    size_t length;
+    double written, file;
+    double size, mtime, ctime, inode, device;
+    unsigned mode, uid, gid, links;
+    char kind[12];
 };
 
 /* Where the bytes of a read lie while dispatch.data runs. */
@@ -160,6 +179,11 @@ void skald_lookup_cancel(struct core *core, double lookup);
 /* While dispatch.resolved runs: the next address of that family; false: that was the last. */
 bool skald_lookup_next(struct core *core, double lookup, struct skald_address *address);
 
+/* bind_files.c: 0 or a positive errno; `data` must stay until dispatch.filed, which follows. */
+int skald_file_start(struct core *core, const struct skald_file_request *request, double *job);
+/* While dispatch.filed runs. */
+bool skald_file_result(struct core *core, double job, struct skald_file_result *result);
+
 /* bind_control.c: sends a request to a host's control socket and waits for the answer; 0 or a
  * positive errno. The answer is freed with skald_free. */
 int skald_ask(const char *path, const char *request, size_t length, char **answer, size_t *size);
@@ -174,6 +198,7 @@ void skald_timer_stop(struct core *core, double timer);
 /* bind_host.c */
 void skald_stop(struct core *core, int status);
 void skald_drain(struct core *core);    /* dispatch.stopping is done: connections end now */
+void skald_finish(struct core *core);   /* dispatch.stopped gave false: now the host may end */
 void skald_end_turn(struct core *core); /* dispatch.turned when this turn of the loop is over */
 void skald_log(struct core *core, int level, const char *text, size_t length);
 /* The oldest error that was logged while errors are kept (`skald test`), or NULL; freed with

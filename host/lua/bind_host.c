@@ -28,6 +28,11 @@ void skald_drain(struct core *core)
     core->drain_wanted = true;
 }
 
+void skald_finish(struct core *core)
+{
+    core->finish_wanted = true;
+}
+
 bool skald_is_stopping(struct core *core)
 {
     return core->stop_wanted || loop_is_draining(core->loop);
@@ -115,8 +120,8 @@ const char *skald_error_name(int error)
 
 int skald_error_number(const char *name)
 {
-    static const int numbers[] = {EAGAIN, ECANCELED, ETIMEDOUT, ECONNREFUSED,
-                                  ENOENT, ENOTDIR,   EINVAL,    EISCONN};
+    static const int numbers[] = {EAGAIN,  ECANCELED, ETIMEDOUT, ECONNREFUSED, ENOENT,
+                                  ENOTDIR, EINVAL,    EISCONN,   ENOMEM};
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         if (strcmp(error_name(numbers[i]), name) == 0)
             return numbers[i];
@@ -132,9 +137,9 @@ void skald_census(struct core *core, struct skald_census *census)
 {
     struct loop_census counts;
     loop_census(core->loop, &counts);
-    *census = (struct skald_census){counts.connections, counts.lingering,  counts.listeners,
-                                    counts.groups,      counts.lookups,    counts.timers,
-                                    counts.anchors,     counts.descriptors};
+    *census = (struct skald_census){counts.connections, counts.lingering,   counts.listeners,
+                                    counts.groups,      counts.lookups,     counts.timers,
+                                    counts.anchors,     counts.descriptors, counts.files};
 }
 
 const char *skald_bundled(const char *name, size_t *size)

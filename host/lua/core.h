@@ -32,10 +32,12 @@ struct core {
     struct timer gc_timer;
     bool stop_wanted;
     bool drain_wanted;
+    bool finish_wanted;
     int exit_status;
     /* Each is called once from the loop, after its flag is set. */
     void (*on_stop)(struct core *core);
     void (*on_drain)(struct core *core);
+    void (*on_finish)(struct core *core);
     void (*on_timer)(struct core *core, uint64_t timer); /* dispatch.c */
     void (*on_change)(struct core *core);                /* dispatch.c */
 };

@@ -41,6 +41,7 @@ enum place {
     UNBOUND,
     TURNED,
     RESOLVED,
+    FILED,
     HANGUP,
     RUNNING,
     STOPPING,
@@ -74,6 +75,7 @@ static const char *const names[PLACES] = {
     [REFUSED] = "refused",
     [UNBOUND] = "unbound",
     [RESOLVED] = "resolved",
+    [FILED] = "filed",
     [HANGUP] = "hangup",
     [RUNNING] = "running",
     [STOPPING] = "stopping",
@@ -323,6 +325,15 @@ static void on_resolved(void *context, uint64_t lookup, int family, const char *
     call(core, 3);
 }
 
+static void on_filed(void *context, uint64_t job, int error)
+{
+    struct core *core = context;
+    lua_pushvalue(core->L, FILED);
+    lua_pushnumber(core->L, (double)job);
+    lua_pushinteger(core->L, error);
+    call(core, 2);
+}
+
 static void call_once(struct core *core, bool wanted, void (**function)(struct core *core))
 {
     void (*wanted_function)(struct core * core) = *function;
@@ -344,6 +355,7 @@ static void on_settled(void *context)
     vm_tend(core);
     call_once(core, core->stop_wanted, &core->on_stop);
     call_once(core, core->drain_wanted, &core->on_drain);
+    call_once(core, core->finish_wanted, &core->on_finish);
 }
 
 const struct loop_events dispatch_events = {
@@ -365,6 +377,7 @@ const struct loop_events dispatch_events = {
     .refused = on_refused,
     .unbound = on_unbound,
     .resolved = on_resolved,
+    .filed = on_filed,
     .settled = on_settled,
     .turned = on_turned,
 };
@@ -484,11 +497,18 @@ bool dispatch_stopping(struct core *core)
     return false;
 }
 
-void dispatch_stopped(struct core *core)
+bool dispatch_stopped(struct core *core)
 {
+    bool ended = true;
     lua_pushvalue(core->L, STOPPED);
-    call(core, 0);
+    if (vm_call(core->L, 0, 1) == 0) {
+        ended = lua_toboolean(core->L, -1);
+        lua_pop(core->L, 1);
+    } else {
+        log_error(core);
+    }
     loop_settle(core->loop);
+    return ended;
 }
 
 double dispatch_memory(struct core *core)

@@ -22,7 +22,8 @@ void dispatch_hangup(struct core *core);
 void dispatch_running(struct core *core);
 /* The host is to stop: Lua calls skald_drain when it is ready; false: it never will. */
 bool dispatch_stopping(struct core *core);
-void dispatch_stopped(struct core *core);
+/* False: something is under way yet, and Lua calls skald_finish when it is not. */
+bool dispatch_stopped(struct core *core);
 
 /* Kilobytes that live, by a full collection; entries of the registry. */
 double dispatch_memory(struct core *core);

@@ -45,7 +45,12 @@ static struct host *core_host(struct core *core)
 static void on_drained(void *context)
 {
     struct core *core = context;
-    dispatch_stopped(core);
+    if (dispatch_stopped(core))
+        loop_stop(core->loop);
+}
+
+static void on_finish(struct core *core)
+{
     loop_stop(core->loop);
 }
 
@@ -120,9 +125,9 @@ static void on_census(uv_signal_t *signal, int number)
     loop_census(host->core.loop, &census);
     log_write(&host->log, LOG_INFO,
               "alive: %u connections, %u lingering, %u listeners, %u groups, %u lookups, "
-              "%u timers, %u anchors, %d registered, %.0f KB of Lua",
+              "%u files, %u timers, %u anchors, %d registered, %.0f KB of Lua",
               census.connections, census.lingering, census.listeners, census.groups, census.lookups,
-              census.timers, census.anchors, dispatch_registry(&host->core), memory);
+              census.files, census.timers, census.anchors, dispatch_registry(&host->core), memory);
 }
 
 static void signals_open(struct host *host)
@@ -154,6 +159,7 @@ static bool host_open(struct host *host, int *status)
     host->core.log = &host->log;
     host->core.on_stop = on_stop;
     host->core.on_drain = on_drain;
+    host->core.on_finish = on_finish;
     if (host->core.loop == NULL) {
         fputs("skald: no event loop to be had\n", stderr);
         return false;

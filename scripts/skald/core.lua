@@ -21,7 +21,7 @@ local core = {
 
 --- Numbers of system errors that the library decides by.
 core.errors = {}
-for name in ("EAGAIN ECANCELED ETIMEDOUT ECONNREFUSED ENOENT ENOTDIR EINVAL EISCONN"):gmatch "%u+" do
+for name in ("EAGAIN ECANCELED ETIMEDOUT ECONNREFUSED ENOENT ENOTDIR EINVAL EISCONN ENOMEM"):gmatch "%u+" do
   core.errors[name] = C.skald_error_number(name)
 end
 

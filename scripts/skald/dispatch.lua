@@ -284,7 +284,7 @@ end
 
 --- Files changed that are under watch.
 function dispatch.changed()
-  require("skald.watch").changed()
+  require("skald.folders").changed()
 end
 
 --- SIGHUP.
@@ -311,6 +311,11 @@ function dispatch.resolved(handle, family, code)
   require("skald.resolver").resolved(handle, family, code)
 end
 
+--- What was asked of a file has ended.
+function dispatch.filed(job, errno)
+  require("skald.files").filed(job, errno)
+end
+
 --- The loop is about to run.
 function dispatch.running()
   require("skald.program").running()
@@ -322,9 +327,9 @@ function dispatch.stopping()
   require("skald.program").stopping()
 end
 
---- The last connection is gone.
+--- The last connection is gone; false: the host ends later, when C.skald_finish is called.
 function dispatch.stopped()
-  require("skald.program").stopped()
+  return require("skald.program").stopped()
 end
 
 require("skald.guard").install()

@@ -164,7 +164,9 @@ function leftovers.waitsAt(thread)
 end
 
 local function describeThing(thing)
-  if connectors.up[thing] then
+  if thing.describe then
+    return thing:describe()
+  elseif connectors.up[thing] then
     return ("a connector to %s (%s)"):format(tostring(thing:getDestination()), thing.state)
   elseif thing.again then
     return with("a LoopingCall", " of the function at %s", placeOf(thing.f))
@@ -182,14 +184,16 @@ end
 
 -- What the owner of a test would end.
 local function addThings(list, scope)
-  for thing in pairs(scope.owner.things) do
-    if isBurden(thing) then
-      list[#list + 1] = {
-        text = describeThing(thing),
-        remove = function()
-          thing:finish()
-        end,
-      }
+  for _, set in ipairs { scope.owner.things, scope.owner.kept or {} } do
+    for thing in pairs(set) do
+      if isBurden(thing) then
+        list[#list + 1] = {
+          text = describeThing(thing),
+          remove = function()
+            thing:finish()
+          end,
+        }
+      end
     end
   end
 end

@@ -13,6 +13,7 @@ local owner = {
 ---timers as keys would be rehashed all the time, as they come and go
 ---@field things table<table, true> coroutines, loops, connectors: each has a `finish`
 ---@field listeners table<table, true>
+---@field kept table<table, true>? what stays open and is not to come: appenders, watches; each has a `finish`
 ---@field held DelayedCall[]? while its timers are only noted
 ---@field generation table? whose load it stands for
 ---@field idle fun()? called when its last pending timer or thing is gone
@@ -86,6 +87,21 @@ function Owner:remove(thing)
   end
 end
 
+--- Owns what stays open: its `finish` is called at the owner's end, which does not wait for it.
+---@param thing table
+function Owner:keep(thing)
+  self.kept = self.kept or {}
+  self.kept[thing] = true
+end
+
+--- Owns it no more.
+---@param thing table
+function Owner:letGo(thing)
+  if self.kept then
+    self.kept[thing] = nil
+  end
+end
+
 --- Whether something that it started is still to come.
 ---@return boolean
 function Owner:isBusy()
@@ -109,7 +125,10 @@ function Owner:finish()
   for _, thing in ipairs(keys(self.things)) do
     thing:finish()
   end
-  self.things = {}
+  for _, thing in ipairs(keys(self.kept or {})) do
+    thing:finish()
+  end
+  self.things, self.kept = {}, nil
   local pending = self:pending()
   for _, call in ipairs(pending) do
     call:cancel()

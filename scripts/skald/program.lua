@@ -367,7 +367,17 @@ function program.stopping()
   waits:addBoth(drain)
 end
 
---- The last connection is gone: factories end, then services.
+-- What was written is to be in its files: that has as long as --grace says.
+local function filesAreDone(turn)
+  local files = package.loaded["skald.files"]
+  return not files or files.drain(host.options.grace, function()
+    turn.last()
+    C.skald_finish(pointer)
+  end)
+end
+
+--- The last connection is gone: factories end, then services, then files.
+---@return boolean ended false: C.skald_finish is called when the files are done
 function program.stopped()
   local turn = require "skald.turn"
   stopConnectors() -- those that the last callbacks made
@@ -382,6 +392,7 @@ function program.stopped()
   end
   fire("after", "shutdown")
   turn.last()
+  return filesAreDone(turn)
 end
 
 --- Stops the host in order; where a load asks for it, once that is committed.

@@ -3,22 +3,21 @@
 -- yet is waited for, so that no half of one is ever loaded.
 
 local core = require "skald.core"
+local shared = require "skald.folders"
 local loader = require "skald.loader"
 local log = require "skald.log"
 local owner = require "skald.owner"
 local program = require "skald.program"
 local timers = require "skald.timers"
 
-local ffi = require "ffi"
 local bit = require "bit"
-local C, pointer = core.C, core.pointer
+local C = core.C
 
 local watch = {}
 
 local QUIET = 0.1 -- seconds
 
--- enum watch_what of host/io/watch.h
-local BEGUN, FOLDER, LOST, MADE = 1, 8, 16, 32
+local BEGUN, FOLDER, LOST, MADE = shared.BEGUN, shared.FOLDER, shared.LOST, shared.MADE
 
 local active = false
 local folders = {} -- numbers, by the path
@@ -28,7 +27,6 @@ local writing = {} -- paths whose writers have not closed them
 local awaited = {} -- sets of services that wait for the writer, by the path
 local dirty = {} -- services whose files have changed
 local quiet -- the timer
-local change = ffi.new "struct skald_change"
 
 -- --- what is under watch ----------------------------------------------------------------------
 
@@ -46,7 +44,7 @@ end
 
 -- Watches for a name in a folder; where that is not there, for the folder itself.
 local function await(wanted, folder, name, service)
-  local number = folders[folder] or C.skald_watch_add(pointer, folder)
+  local number = folders[folder] or shared.add(folder, watch)
   if number < 0 then
     if core.isMissing(-number) and folder ~= "." and folder ~= "/" then
       local above, own = split(folder)
@@ -163,7 +161,7 @@ local function followAll()
   end
   for folder, number in pairs(folders) do
     if not wanted[folder] then
-      C.skald_watch_remove(pointer, number)
+      shared.remove(number, watch)
       folders[folder], paths[number] = nil, nil
       forgetWriters(folder)
     end
@@ -186,9 +184,9 @@ end
 
 --- Begins.
 function watch.start()
-  local errno = C.skald_watch_open(pointer)
+  local errno = shared.open()
   if errno ~= 0 then
-    log.warning("--watch: %s", (core.errorOf(-errno)))
+    log.warning("--watch: %s", (core.errorOf(errno)))
     return
   end
   active = true
@@ -216,7 +214,7 @@ local function reloadDirty()
       dirty[service] = nil
       require("skald.jobs").reload(service, {
         isStale = function()
-          watch.changed()
+          shared.changed()
           return dirty[service] ~= nil
         end,
       }, nothing)
@@ -261,7 +259,7 @@ end
 local function forgetFolder(number)
   local folder = paths[number]
   if folder then
-    C.skald_watch_remove(pointer, number)
+    shared.remove(number, watch)
     folders[folder], paths[number] = nil, nil
     watch.follow()
   end
@@ -289,7 +287,7 @@ function watch.isUnfinished(service, generation)
   if not active then
     return false
   end
-  watch.changed()
+  shared.changed()
   local found = false
   for path in pairs(generation.sources) do
     if writing[path] then
@@ -301,20 +299,21 @@ function watch.isUnfinished(service, generation)
   return found
 end
 
---- There is something to read about changes.
-function watch.changed()
-  while C.skald_watch_next(pointer, change) do
-    local what = change.what
-    if bit.band(what, LOST) ~= 0 then
-      disturbAll()
-    elseif bit.band(what, FOLDER) ~= 0 then
-      local folder = forgetFolder(change.folder)
-      if folder then
-        disturbAll(folder)
-      end
-    elseif what ~= 0 and paths[change.folder] then
-      note(join(paths[change.folder], ffi.string(change.name)), what)
+--- Something has happened in a folder that is under watch.
+---@private
+---@param number integer
+---@param what integer
+---@param name string
+function watch.happened(_, number, what, name)
+  if bit.band(what, LOST) ~= 0 then
+    disturbAll()
+  elseif bit.band(what, FOLDER) ~= 0 then
+    local folder = forgetFolder(number)
+    if folder then
+      disturbAll(folder)
     end
+  elseif paths[number] then
+    note(join(paths[number], name), what)
   end
 end
 
