@@ -75,7 +75,7 @@ run: release ## build, then serve echo and poetry on loopback until Ctrl-C
 
 .PHONY: test-tools
 test-tools: build-deps
-	@$(MAKE) -s --no-print-directory $(BUILD)/tests/faults.so $(BUILD)/bench/steady
+	@$(MAKE) -s --no-print-directory $(BUILD)/tests/faults.so $(BUILD)/tests/slow.so $(BUILD)/bench/steady
 
 .PHONY: test
 test: test-deps release asan bench-tools test-tools ## all tests; the last line counts them
@@ -151,8 +151,8 @@ $(OBJ)/tests/%: tests/host/%.c $(OBJECTS)
 -include $(OBJECTS:.o=.d) $(OBJ)/host/main.d
 endif
 
-# What makes calls fail, for LD_PRELOAD.
-$(BUILD)/tests/faults.so: tests/support/faults.c
+# What makes calls fail, and what makes them wait, for LD_PRELOAD.
+$(BUILD)/tests/%.so: tests/support/%.c
 	@mkdir -p $(@D)
 	@echo "  cc $<"; $(CC) -std=c11 -D_GNU_SOURCE $(WARNINGS) -O1 -g -shared -fPIC -o $@ $< -ldl
 

@@ -34,9 +34,9 @@ FileWatch.__index = FileWatch
 
 --- What has happened to a file, or in a folder.
 ---@class FileChange
----@field what "created"|"modified"|"written"|"removed"|"gone"|"lost" modified: somebody writes to it; written: who wrote
----has closed it, or it was moved here whole; gone: the folder itself, and nothing follows; lost: too much has happened,
----anything may have changed
+---@field what "created"|"modified"|"written"|"removed"|"gone"|"lost" modified: it is written to; written: its
+---writer has closed it, or it was moved here whole; gone: the folder itself, and nothing follows; lost: too much
+---has happened, anything may have changed
 ---@field path string
 ---@field name string? of the file, in a folder
 

@@ -38,7 +38,7 @@ end
 
 local flagCheck = { isFlag, "true or false" }
 
-local LEVEL = 4 -- of who called the function that calls one of these
+local LEVEL = 3 -- of who called the function that calls one of these
 
 local function needPath(name, path)
   if type(path) ~= "string" or path == "" then
@@ -152,8 +152,8 @@ end
 ---@param path string
 ---@param data string
 ---@param options? { mode: integer?, append: boolean?, sync: boolean?, atomic: boolean?, special: boolean? } mode: of a
----new file, what the umask forbids left out (0666), such as tonumber("640", 8); sync: on the disk when the Deferred fires;
----atomic: written beside and renamed over, so that everybody finds the old or the new one, whole
+---new file, what the umask forbids left out (0666), such as tonumber("640", 8); sync: on the disk when the Deferred
+---fires; atomic: written beside and renamed over, so that everybody finds the old or the new one, whole
 ---@return Deferred d of the number of bytes; fails with `{ message, code, path }`
 function fs.writeFile(path, data, options)
   needPath("writeFile", path)
@@ -169,7 +169,7 @@ end
 --- Writes behind the end of a file. For one that is written to again and again there is `fs.appender`.
 ---@param path string
 ---@param data string
----@param options? { mode: integer?, sync: boolean?, special: boolean? }
+---@param options? { mode: integer?, sync: boolean?, special: boolean? } as those of `writeFile`
 ---@return Deferred d of the number of bytes; fails with `{ message, code, path }`
 function fs.appendFile(path, data, options)
   needPath("appendFile", path)
@@ -219,7 +219,8 @@ function fs.list(path)
 end
 
 --- Calls `f(change)` when a file, or something in a folder, has changed: never within this call; the same again and
---- again is told once a turn. A file is watched by its name, so it may be replaced, and need not be there yet; its folder must be.
+--- again is told once a turn. A file is watched by its name, so it may be replaced, and need not be there yet; its
+--- folder must be.
 ---@param path string
 ---@param f fun(change: FileChange)
 ---@return FileWatch? watch nil, message, code where there is no such folder, or too many are watched

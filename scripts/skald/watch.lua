@@ -19,6 +19,7 @@ local QUIET = 0.1 -- seconds
 
 local BEGUN, FOLDER, LOST, MADE = shared.BEGUN, shared.FOLDER, shared.LOST, shared.MADE
 
+local user = {} -- of the shared watch: its `happened` is called
 local active = false
 local folders = {} -- numbers, by the path
 local paths = {} -- folders, by the number
@@ -44,7 +45,7 @@ end
 
 -- Watches for a name in a folder; where that is not there, for the folder itself.
 local function await(wanted, folder, name, service)
-  local number = folders[folder] or shared.add(folder, watch)
+  local number = folders[folder] or shared.add(folder, user)
   if number < 0 then
     if core.isMissing(-number) and folder ~= "." and folder ~= "/" then
       local above, own = split(folder)
@@ -161,7 +162,7 @@ local function followAll()
   end
   for folder, number in pairs(folders) do
     if not wanted[folder] then
-      shared.remove(number, watch)
+      shared.remove(number, user)
       folders[folder], paths[number] = nil, nil
       forgetWriters(folder)
     end
@@ -259,7 +260,7 @@ end
 local function forgetFolder(number)
   local folder = paths[number]
   if folder then
-    shared.remove(number, watch)
+    shared.remove(number, user)
     folders[folder], paths[number] = nil, nil
     watch.follow()
   end
@@ -299,12 +300,8 @@ function watch.isUnfinished(service, generation)
   return found
 end
 
---- Something has happened in a folder that is under watch.
----@private
----@param number integer
----@param what integer
----@param name string
-function watch.happened(_, number, what, name)
+-- Something has happened in a folder that is under watch.
+function user.happened(_, number, what, name)
   if bit.band(what, LOST) ~= 0 then
     disturbAll()
   elseif bit.band(what, FOLDER) ~= 0 then

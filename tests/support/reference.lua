@@ -29,6 +29,7 @@ local pages = {
   { module = "skald.service", file = "scripts/meta/service.lua", variable = "service" },
   { module = "skald.class", pure = true },
   { module = "skald.log" },
+  { module = "skald.fs", pure = true, also = { "Appender", "FileWatch", "FileChange", "FileStatus" } },
   { module = "skald.testing", pure = true },
 }
 

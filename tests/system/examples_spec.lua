@@ -216,6 +216,17 @@ describe("the examples", function()
     assert.truthy(log:find("no/such.txt: No such file", 1, true), log)
   end)
 
+  it("15_files keeps a log, gives it back, and tells of changes by others", function()
+    local log = host.folder() .. "/visits.log"
+    local text = read("examples/15_files.lua"):gsub("tcp:127%.0%.0%.1:%d+", "tcp:127.0.0.1:0")
+    local h = host.serve(text, { "log=" .. log })
+    assert.equal("one\n", all(h:connect():send "one\n"))
+    assert.equal("one\ntwo\n", all(h:connect():send "two\n"))
+    host.file("visits.log", "other\n")
+    h:line "visits%.log: changed, 6 bytes now$"
+    h:stop()
+  end)
+
   it("14_two serves two ports, and the one knows what the other has done", function()
     local text = read("examples/14_two.lua"):gsub("tcp:127%.0%.0%.1:%d+", "tcp:127.0.0.1:0")
     local h = host.serve(text, { listening = 2 })

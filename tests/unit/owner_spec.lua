@@ -26,6 +26,29 @@ describe("an owner", function()
     assert.is_nil(owner.current)
   end)
 
+  it("finishes what stays open, too, but is not busy with it", function()
+    local who, finished, idle = owner.new(), {}, 0
+    local function thing(name)
+      return { finish = function()
+        finished[#finished + 1] = name
+      end }
+    end
+    local open, closed, task = thing "open", thing "closed", thing "task"
+    who:keep(open)
+    who:keep(closed)
+    who:letGo(closed)
+    who:letGo(task) -- which it never kept
+    assert.is_false(who:isBusy())
+    function who.idle()
+      idle = idle + 1
+    end
+    who:add(task)
+    who:remove(task)
+    assert.equal(1, idle)
+    who:finish()
+    assert.same({ "open" }, finished)
+  end)
+
   it("cancels what is pending when it finishes, and counts it", function()
     local who, cancelled = owner.new(), 0
     for _ = 1, 3 do
