@@ -7,27 +7,26 @@
 -- An appender writes in order, and what comes while the disk is busy leaves together; a stop of the host waits until
 -- all is in the file. Reading gives a Deferred; one that fails says why, with a code.
 
+local basic = require "skald.basic"
 local defer = require "skald.defer"
 local fs = require "skald.fs"
-local basic = require "skald.basic"
 
 local options = ...
 local path = options.log or "visits.log"
-local log = fs.appender(path)
 
 local Visitor = basic.LineOnlyReceiver { delimiter = "\n" }
 
--- Below LARGEST bytes all of the file goes back; it is read by a thread, and nobody else waits for that.
+-- Up to so many bytes all of the file goes back. It is read by a thread, and nobody else waits for that.
 local LARGEST = 1024 * 1024
 
 Visitor.answer = defer.async(function(self)
-  defer.await(log:flush()) -- the line is in the file now
+  defer.await(self.factory.log:flush()) -- the line is in the file now
   self.transport:write(defer.await(fs.readFile(path, { max = LARGEST })))
   self.transport:loseConnection()
 end)
 
 function Visitor:lineReceived(line)
-  local ok, message = log:write(line .. "\n")
+  local ok, message = self.factory.log:write(line .. "\n")
   if not ok then
     self.transport:write(message .. "\n") -- the disk is too slow for what comes
     return
@@ -38,7 +37,7 @@ function Visitor:lineReceived(line)
   end)
 end
 
--- "written" is told when whoever has written closes the file: not of our own lines.
+-- "written" is told when whoever wrote closes the file: not of our own lines.
 local function changed(change)
   if change.what == "written" then
     fs.stat(path):addCallback(function(status)
@@ -47,6 +46,13 @@ local function changed(change)
   end
 end
 
-assert(fs.watch(path, changed))
+return {
+  listen = "tcp:127.0.0.1:7035",
+  protocol = Visitor,
 
-return { listen = "tcp:127.0.0.1:7035", protocol = Visitor }
+  -- What this starts ends with the factory, and outlives a reload.
+  startFactory = function(self)
+    self.log = fs.appender(path)
+    assert(fs.watch(path, changed))
+  end,
+}

@@ -43,6 +43,8 @@ local LEVEL = 3 -- of who called the function that calls one of these
 local function needPath(name, path)
   if type(path) ~= "string" or path == "" then
     error(("%s takes a path, not %s"):format(name, path == "" and "an empty string" or "a " .. type(path)), LEVEL)
+  elseif not debug.getregistry()["skald.core"] then
+    error(("%s: only the host has these (`skald test` runs specs within one)"):format(name), LEVEL)
   end
 end
 
