@@ -4,7 +4,7 @@
 #include "io/files.h"
 #include "lua/core.h"
 
-#include <string.h>
+#include <stdio.h>
 
 int skald_file_start(struct core *core, const struct skald_file_request *in, double *job)
 {
@@ -65,7 +65,7 @@ static void fill_status(struct skald_file_result *out, const struct stat *status
     out->uid = status->st_uid;
     out->gid = status->st_gid;
     out->links = (unsigned)status->st_nlink;
-    strcpy(out->kind, kind_of(status->st_mode));
+    snprintf(out->kind, sizeof out->kind, "%s", kind_of(status->st_mode));
 }
 
 bool skald_file_result(struct core *core, double job, struct skald_file_result *out)
