@@ -125,9 +125,9 @@ static void on_census(uv_signal_t *signal, int number)
     loop_census(host->core.loop, &census);
     log_write(&host->log, LOG_INFO,
               "alive: %u connections, %u lingering, %u listeners, %u groups, %u lookups, "
-              "%u files, %u timers, %u anchors, %d registered, %.0f KB of Lua",
+              "%u timers, %u anchors, %u files, %d registered, %.0f KB of Lua",
               census.connections, census.lingering, census.listeners, census.groups, census.lookups,
-              census.files, census.timers, census.anchors, dispatch_registry(&host->core), memory);
+              census.timers, census.anchors, census.files, dispatch_registry(&host->core), memory);
 }
 
 static void signals_open(struct host *host)
