@@ -55,12 +55,22 @@ void connection_end(struct connection *connection, enum connection_flag how, enu
     connection_dirty(connection);
 }
 
+/* Where TLS itself failed, the socket is sound, and the peer is to hear why. */
+void connection_break(struct connection *connection, int error)
+{
+    bool sound = error == EPROTO && connection->tls;
+    if (tls_saw_end(connection))
+        connection->flags |= C_EOF;
+    connection_end(connection, sound ? C_DROPPING : C_BROKEN, END_LOST, BY_PEER, error);
+}
+
 static void on_closed(uv_handle_t *handle)
 {
     struct connection *connection = container_of((uv_poll_t *)handle, struct connection, poll);
     struct loop *loop = connection_loop(connection);
     group_leave(connection->group, connection);
     pipe_forget(connection);
+    tls_end(connection);
     queue_clear(&connection->out, &loop->pool);
     connection->magic = 0;
     free(connection);
@@ -124,6 +134,7 @@ static void tell_lost(struct connection *connection)
     trace(connection, "lost");
     group_lose(connection->group, connection);
     loop->events->lost(loop->context, connection, &end);
+    tls_end(connection);
     slots_remove(&loop->connections, connection->handle);
     connection->handle = 0;
 }
@@ -160,6 +171,12 @@ static void finish_writing(struct connection *connection)
         connection_end(connection, C_CLOSING, END_DONE, BY_LOCAL, 0);
 }
 
+/* The last words of the carrier itself are sent. */
+static bool is_sealed(struct connection *connection)
+{
+    return connection->ops->seal == NULL || connection->ops->seal(connection) != -EAGAIN;
+}
+
 /* Waits for the peer to take the rest of a queue that ends. */
 bool connection_is_finishing(const struct connection *connection)
 {
@@ -178,7 +195,7 @@ void connection_settle(struct connection *connection)
     int error =
         connection->flags & (C_DROPPING | C_RESET | C_BROKEN) ? 0 : output_flush(connection);
     if (error < 0)
-        connection_end(connection, C_BROKEN, END_LOST, BY_PEER, -error);
+        connection_break(connection, -error);
     if (connection->flags & (C_DROPPING | C_RESET | C_BROKEN)) {
         lose(connection);
         return;
@@ -190,7 +207,7 @@ void connection_settle(struct connection *connection)
     if ((connection->flags & (C_KEPT | C_FIN_WANTED)) == C_KEPT && !connection->fed_by)
         connection_end(connection, C_CLOSING, END_DONE, BY_PEER, 0);
     if (connection->out.bytes == 0 && connection_is_finishing(connection) &&
-        !output_has_producer(connection)) {
+        !output_has_producer(connection) && is_sealed(connection)) {
         if (connection->flags & C_CLOSING) {
             lose(connection);
             return;
@@ -257,7 +274,7 @@ static void on_readable(struct connection *connection)
     }
     connection_dirty(connection);
     if (n < 0) {
-        connection_end(connection, C_BROKEN, END_LOST, BY_PEER, (int)-n);
+        connection_break(connection, (int)-n);
         return;
     }
     connection_input_ended(connection);
@@ -267,6 +284,9 @@ static bool wants_input(const struct connection *connection)
 {
     if (connection->flags & C_LOST)
         return true;
+    if (tls_is_shaking(connection))
+        return tls_wants_input(connection) &&
+               !(connection->flags & (C_DROPPING | C_RESET | C_BROKEN));
     return (connection->flags & (C_READING | C_EOF | ENDING)) == C_READING &&
            !(connection->feeds && pipe_is_blocked(connection));
 }
@@ -276,7 +296,9 @@ static bool wants_output(const struct connection *connection)
     uint32_t flags = connection->flags;
     if (flags & (C_LOST | C_DROPPING | C_RESET | C_BROKEN))
         return false;
-    if (connection->out.bytes > 0)
+    if (tls_is_shaking(connection))
+        return tls_wants_output(connection);
+    if (connection->out.bytes > 0 || tls_has_unsent(connection))
         return true;
     bool asks = (flags & (C_PULL | C_ASKED)) == C_PULL || flags & C_PAUSED;
     return asks && output_has_producer(connection);
@@ -313,6 +335,15 @@ static void on_linger(struct connection *connection)
         connection_drop(connection);
 }
 
+void connection_read_now(struct connection *connection)
+{
+    if (connection->flags & C_LOST || !wants_input(connection))
+        return;
+    connection_tell_news(connection);
+    if (wants_input(connection))
+        (connection->feeds ? pipe_read : on_readable)(connection);
+}
+
 static void on_poll(uv_poll_t *poll, int status, int events)
 {
     struct connection *connection = container_of(poll, struct connection, poll);
@@ -326,6 +357,11 @@ static void on_poll(uv_poll_t *poll, int status, int events)
     if (status < 0) {
         on_socket_error(connection);
         events = UV_READABLE | UV_WRITABLE;
+    }
+    if (tls_is_shaking(connection)) {
+        tls_on_poll(connection, events);
+        loop_settle(connection_loop(connection));
+        return;
     }
     if (connection->flags & C_NEWS && events & UV_READABLE && wants_input(connection))
         connection_tell_news(connection);
@@ -343,6 +379,8 @@ void connection_watch(struct connection *connection)
 {
     int interest =
         (wants_input(connection) ? UV_READABLE : 0) | (wants_output(connection) ? UV_WRITABLE : 0);
+    if (connection->tls)
+        tls_watch(connection, interest & UV_READABLE);
     if (interest == connection->interest)
         return;
     connection->interest = (uint8_t)interest;
@@ -527,7 +565,7 @@ bool connection_credentials(const struct connection *connection, int *process, u
 {
     struct ucred peer;
     socklen_t size = sizeof peer;
-    if (connection->ops != &unix_ops ||
+    if (connection->peer.family != AF_UNIX ||
         getsockopt(connection->fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0)
         return false;
     *process = peer.pid;

@@ -107,7 +107,8 @@ void connection_on_timer(struct timer *timer)
     if (connection->flags & C_LOST)
         on_linger_deadline(connection);
     else if (connection_is_finishing(connection))
-        on_deadline(connection, group->close_ms, connection->out.bytes > 0);
+        on_deadline(connection, group->close_ms,
+                    connection->out.bytes > 0 || tls_has_unsent(connection));
     else if (group->idle_ms)
         on_deadline(connection, group->idle_ms,
                     connection->flags & C_READING &&

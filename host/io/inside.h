@@ -16,6 +16,9 @@
 
 #include <uv.h>
 
+struct tls;
+struct tls_context;
+
 enum {
     ACCEPT_BATCH = 64,
     LINGER_MS = 5000,
@@ -61,6 +64,7 @@ struct loop {
     struct udp_batch *udp_batch; /* owns; NULL until there is a port */
     struct resolver resolver;
     struct files files;
+    struct tls_library *tls; /* owns; NULL until the first context */
     struct group *group_list;
     struct connection *dirty; /* have something put off; linked by dirty_next, newest last */
     struct connection **dirty_end;
@@ -119,6 +123,7 @@ struct connection {
     struct connection *previous;
     struct connection *dirty_next;
     struct chunk_queue out;
+    struct tls *tls;     /* owns; NULL: bytes go as they are */
     struct pipe *feeds;  /* owns; what it reads goes there */
     struct pipe *fed_by; /* borrows, until that ends */
     struct address peer;
@@ -176,6 +181,8 @@ bool connection_discard(struct connection *connection); /* reads and drops; fals
 bool connection_is_ending(const struct connection *connection);
 void connection_input_ended(struct connection *connection); /* the peer's FIN was read */
 void descriptors_drop(struct loop *loop);                   /* that came with what nobody reads */
+void connection_break(struct connection *connection, int error); /* reading or writing failed */
+void connection_read_now(struct connection *connection); /* the carrier has something to read */
 /* Waits for the last bytes to go. */
 bool connection_is_finishing(const struct connection *connection);
 int socket_host(int fd, struct address *address, char *path, size_t size);
@@ -220,6 +227,25 @@ int stream_finish(struct connection *connection);
 
 /* tcp.c */
 int tcp_send_at_once(int fd); /* 0 or -errno */
+
+/* tls.c: of connections with and without */
+void tls_end(struct connection *connection); /* from now on, bytes go as they are */
+bool tls_is_shaking(const struct connection *connection);
+bool tls_has_unsent(const struct connection *connection); /* beside the queue */
+bool tls_saw_end(const struct connection *connection);    /* the socket's input is over */
+/* Of connections with. */
+void tls_begin(struct connection *connection, struct tls_context *context, const char *name);
+void tls_on_poll(struct connection *connection, int events); /* while it is shaking hands */
+bool tls_wants_input(const struct connection *connection);   /* the same */
+bool tls_wants_output(const struct connection *connection);  /* the same */
+void tls_watch(struct connection *connection, bool wanted);  /* input; it may have some inside */
+
+/* tls_context.c */
+struct tls_context *tls_context_find(struct loop *loop, uint64_t handle);
+bool tls_context_is_full(const struct tls_context *context); /* of handshakes under way */
+void tls_context_hold(struct tls_context *context);
+void tls_context_drop(struct tls_context *context);
+void tls_library_free(struct loop *loop);
 
 /* dial.c */
 /* Takes the socket and connects it, unless it fails. 0 or -errno. */

@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "base/memory.h"
+#include "io/tls.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -29,7 +30,8 @@ struct listener {
     int fd;
     uint64_t handle;
     const struct transport_ops *ops;
-    struct group *group; /* holds */
+    struct group *group;     /* holds */
+    struct tls_context *tls; /* holds; NULL: what it accepts is not encrypted */
     struct timer pace;
     struct listener *next_paced;
     unsigned short tries; /* since descriptors ran out */
@@ -88,6 +90,8 @@ static void take(struct listener *listener, int fd, const struct address *peer)
     }
     group_join(listener->group, connection);
     connection_dirty(connection);
+    if (listener->tls)
+        tls_begin(connection, listener->tls, NULL);
     enum accept_result result = loop->events->accepted(loop->context, connection, listener->handle);
     if (result == ACCEPT_REFUSED)
         connection_close(connection);
@@ -127,6 +131,19 @@ static void refuse_waiting(struct listener *listener)
     }
 }
 
+/* Asks nobody until a descriptor is free, or a handshake is over, or for a while. */
+static void rest(struct listener *listener)
+{
+    struct loop *loop = listener_loop(listener);
+    uv_poll_stop(&listener->poll);
+    loop_timer_start(loop, &listener->pace, loop_now(loop) + PACE_MS * (uint64_t)1000000);
+    if (listener->paced)
+        return;
+    listener->paced = true;
+    listener->next_paced = loop->paced;
+    loop->paced = listener;
+}
+
 /* Stops asking for a while. Whoever waits stays in the kernel's queue and is served when one of
  * our descriptors is closed; after a second of that, they are refused. */
 static void pace(struct listener *listener, int error)
@@ -143,13 +160,7 @@ static void pace(struct listener *listener, int error)
         listener->tries++;
     else
         refuse_waiting(listener);
-    uv_poll_stop(&listener->poll);
-    loop_timer_start(loop, &listener->pace, now + PACE_MS * (uint64_t)1000000);
-    if (!listener->paced) {
-        listener->paced = true;
-        listener->next_paced = loop->paced;
-        loop->paced = listener;
-    }
+    rest(listener);
 }
 
 /* The queue of a listener that finishes is empty, or has given all that it may hold. */
@@ -168,6 +179,10 @@ static void accept_batch(struct listener *listener)
     struct loop *loop = listener_loop(listener);
     for (int i = 0; i < ACCEPT_BATCH && listener->accepting; i++) {
         struct address peer;
+        if (listener->tls && tls_context_is_full(listener->tls)) {
+            rest(listener);
+            return;
+        }
         int fd = accept_peer(listener, &peer);
         if (fd == -EAGAIN) {
             end_if_finishing(listener);
@@ -349,6 +364,8 @@ static void on_closed(uv_handle_t *handle)
 {
     struct listener *listener = container_of((uv_poll_t *)handle, struct listener, poll);
     group_release(listener->group);
+    if (listener->tls)
+        tls_context_drop(listener->tls);
     free(listener);
 }
 
@@ -381,6 +398,19 @@ void listener_move(struct listener *listener, struct group *group)
     group_hold(group);
     group_release(listener->group);
     listener->group = group;
+}
+
+int listener_secure(struct listener *listener, uint64_t handle)
+{
+    struct tls_context *context = tls_context_find(listener_loop(listener), handle);
+    if (context == NULL && handle != 0)
+        return -EBADF;
+    if (context)
+        tls_context_hold(context);
+    if (listener->tls)
+        tls_context_drop(listener->tls);
+    listener->tls = context;
+    return 0;
 }
 
 int listener_adjust(struct listener *listener, unsigned mode, int backlog)

@@ -303,6 +303,7 @@ int loop_close(struct loop *loop)
 
 void loop_free(struct loop *loop)
 {
+    tls_library_free(loop);
     timers_free(&loop->timers);
     pool_free(&loop->pool);
     slots_free(&loop->connections);

@@ -41,6 +41,7 @@ struct loop_events {
     /* A descriptor came with the data that follows; who is told of it owns it. */
     void (*descriptor)(void *context, struct connection *connection, int fd);
     void (*data)(void *context, struct connection *connection, size_t length); /* in the buffer */
+    void (*secured)(void *context, struct connection *connection); /* TLS: hands are shaken */
     bool (*ended)(void *context, struct connection *connection); /* the peer's FIN; false: close */
     void (*write_closed)(void *context, struct connection *connection); /* our FIN is sent */
     /* A part of a file was sent; `error` (a positive errno) where that ended before its last byte.

@@ -58,6 +58,9 @@ static ssize_t send_file(struct connection *connection, struct file_part *file, 
 int output_flush(struct connection *connection)
 {
     struct chunk_queue *out = &connection->out;
+    int error = connection->ops->flush ? connection->ops->flush(connection) : 0;
+    if (error < 0 && error != -EAGAIN)
+        return error;
     while (out->bytes > 0 && !(connection->flags & C_FULL)) {
         size_t left = 0, wanted;
         struct file_part *file = queue_first_file(out, &left);
@@ -102,7 +105,7 @@ static void flush_or_break(struct connection *connection)
 {
     int error = output_flush(connection);
     if (error < 0)
-        connection_end(connection, C_BROKEN, END_LOST, BY_PEER, -error);
+        connection_break(connection, -error);
 }
 
 void connection_flush(struct connection *connection)

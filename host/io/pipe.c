@@ -159,7 +159,8 @@ static ssize_t copy_some(struct connection *source, struct connection *sink, int
 static ssize_t move_or_copy(struct pipe *pipe, bool *most, int *error)
 {
     ssize_t n = -ENOSYS;
-    if (pipe->busy && takes_some(pipe->sink)) {
+    bool moves = pipe->source->ops->moves && pipe->sink->ops->moves; /* TLS may have begun */
+    if (pipe->busy && moves && takes_some(pipe->sink)) {
         n = splice_some(pipe->source, pipe->sink, error);
         pipe->moves = n != -ENOSYS;
         pipe->busy = n >= FEW || n == -EAGAIN;
@@ -202,7 +203,7 @@ void pipe_read(struct connection *source)
     if (n == 0)
         on_end(source);
     else if (n < 0 && n != -EAGAIN)
-        connection_end(source, C_BROKEN, END_LOST, BY_PEER, (int)-n);
+        connection_break(source, (int)-n);
     else if (pipe_is_blocked(source))
         connection_dirty(source);
 }

@@ -1,5 +1,5 @@
-/* The one table of functions a carrier of bytes fills in. What tcp, unix (and later tls, pipes)
- * have in common stands in connection.c; what differs stands here. */
+/* The one table of functions a carrier of bytes fills in. What tcp, unix and
+ * tls have in common stands in connection.c; what differs stands here. */
 #ifndef SKALD_IO_TRANSPORT_H
 #define SKALD_IO_TRANSPORT_H
 
@@ -19,6 +19,8 @@ struct connection;
  *  send_file    hand bytes of a file to the kernel                  count, 0 at its end, -errno
  *  moves        its bytes are those of the descriptor: the kernel   -
  *               may move them from and to it by itself
+ *  flush        send what the carrier itself holds; NULL: nothing   0, -EAGAIN, -errno
+ *  seal         the same, with its own last words; NULL: it has none  0, -EAGAIN, -errno
  *  finish       nothing more will be written (FIN)                  0, -errno
  *  set_nodelay  send small writes at once; NULL: no such thing      0, -errno
  *  set_keepalive  probe a silent peer; NULL: no such thing          0, -errno
@@ -31,6 +33,8 @@ struct transport_ops {
                     const int *fds, int descriptors);
     ssize_t (*send_file)(struct connection *connection, int fd, int64_t offset, size_t length);
     bool moves;
+    int (*flush)(struct connection *connection);
+    int (*seal)(struct connection *connection);
     int (*finish)(struct connection *connection);
     int (*set_nodelay)(struct connection *connection, bool on);
     int (*set_keepalive)(struct connection *connection, bool on, unsigned seconds);

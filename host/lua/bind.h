@@ -152,6 +152,23 @@ int skald_udp_join(struct core *core, double udp, const char *group, const char 
                    bool join);
 int skald_udp_interface(struct core *core, double udp, const char *interface);
 
+/* bind_tls.c: 0 or a positive errno, of which skald_tls_problem says more. For a server, `demand`
+ * is 0 nothing, 1 a certificate if the client likes, 2 a certificate; a client gives 2 to check its
+ * server. A `pem` of NULL: the system's certificates. */
+int skald_tls_new(struct core *core, bool server, double *context);
+void skald_tls_release(struct core *core, double context);
+int skald_tls_certify(struct core *core, double context, const char *chain, size_t chain_length,
+                      const char *key, size_t key_length);
+int skald_tls_trust(struct core *core, double context, int demand, const char *pem, size_t length);
+int skald_tls_offer(struct core *core, double context, const char *names, size_t length);
+void skald_tls_limit(struct core *core, double context, double seconds);
+const char *skald_tls_problem(struct core *core);
+int skald_secure_listener(struct core *core, double listener, double context); /* 0: in the clear */
+/* Encrypts from now on; dispatch.secured follows. `name` is whom the peer is to be, or NULL. */
+int skald_secure(struct core *core, double connection, double context, const char *name);
+size_t skald_protocol(struct core *core, double connection, char *buffer, size_t size); /* ALPN */
+char *skald_certificate(struct core *core, double connection, size_t *size); /* for skald_free */
+
 /* bind_group.c */
 double skald_group_new(struct core *core);
 void skald_group_release(struct core *core, double group);

@@ -7,6 +7,7 @@
 #include "base/memory.h"
 #include "base/options.h"
 #include "io/connection.h"
+#include "io/tls.h"
 #include "io/udp.h"
 #include "lua/bind.h"
 #include "lua/bind_udp.h"
@@ -25,6 +26,7 @@ enum place {
     DESCRIPTOR,
     DATA,
     LARGE,
+    SECURED,
     ENDED,
     WRITE_CLOSED,
     RESUME,
@@ -60,6 +62,7 @@ static const char *const names[PLACES] = {
     [UNCONNECTED] = "unconnected",
     [TURNED] = "turned",
     [LARGE] = "large",
+    [SECURED] = "secured",
     [ENDED] = "ended",
     [WRITE_CLOSED] = "writeClosed",
     [RESUME] = "resume",
@@ -220,6 +223,12 @@ static void on_data(void *context, struct connection *connection, size_t length)
     call_for(core, connection, large ? 3 : 2, 0);
 }
 
+static void on_secured(void *context, struct connection *connection)
+{
+    begin(context, SECURED, connection);
+    call_for(context, connection, 1, 0);
+}
+
 static bool on_ended(void *context, struct connection *connection)
 {
     lua_State *L = begin(context, ENDED, connection);
@@ -264,7 +273,8 @@ static void on_lost(void *context, struct connection *connection, const struct e
     lua_pushinteger(L, end->code);
     lua_pushinteger(L, end->by);
     lua_pushinteger(L, end->error);
-    call(context, 4);
+    lua_pushstring(L, connection_tls_problem(connection)); // [.., error, text or nil]
+    call(context, 5);
 }
 
 static void on_reloaded(void *context, struct connection *connection)
@@ -365,6 +375,7 @@ const struct loop_events dispatch_events = {
     .buffer = on_buffer,
     .descriptor = on_descriptor,
     .data = on_data,
+    .secured = on_secured,
     .ended = on_ended,
     .write_closed = on_write_closed,
     .resume = on_resume,

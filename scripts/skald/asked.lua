@@ -3,6 +3,7 @@
 -- reactor: these functions are called by that one's own.
 
 local definition = require "skald.definition"
+local tlsoptions = require "skald.tlsoptions"
 
 local asked = {}
 
@@ -80,6 +81,34 @@ function asked.listenTCP(port, factory, opts, isAddress)
   return { type = "tcp", port = port, interface = host, backlog = opts.backlog }
 end
 
+-- The options of TLS into those of an endpoint.
+local function secure(name, endpoint, given, server)
+  for key, value in pairs(tlsoptions.check(name, given, server, LEVEL + 1)) do
+    endpoint[key] = value
+  end
+  endpoint.type = "tls"
+  return endpoint
+end
+
+--- What listenSSL was given.
+---@param port any
+---@param factory any
+---@param opts any
+---@param isAddress fun(text: string): boolean
+---@return table endpoint as endpoints.parseServer gives it
+function asked.listenSSL(port, factory, opts, isAddress)
+  needPort("listenSSL", port, 0)
+  definition.need("listenSSL", factory, 3)
+  local given, others = tlsoptions.split("listenSSL", opts, true, LEVEL)
+  others = options("listenSSL", others, { interface = "string", backlog = "number" })
+  local host = others.interface
+  if host and not isAddress(host) then
+    error(("listenSSL: '%s' is no IP address"):format(host), LEVEL - 1)
+  end
+  local endpoint = secure("listenSSL", { port = port, interface = host, backlog = others.backlog }, given, true)
+  return endpoint -- no tail call: an error names the caller
+end
+
 --- What listenUNIX was given.
 ---@param path any
 ---@param factory any
@@ -88,8 +117,9 @@ end
 function asked.listenUNIX(path, factory, opts)
   needText("listenUNIX", "path", path)
   definition.need("listenUNIX", factory, 3)
-  opts = options("listenUNIX", opts, { mode = "number", backlog = "number" })
-  return { type = "unix", path = path, mode = opts.mode, backlog = opts.backlog }
+  opts = options("listenUNIX", opts, { mode = "number", backlog = "number", tls = "table" })
+  local endpoint = { type = "unix", path = path, mode = opts.mode, backlog = opts.backlog }
+  return opts.tls and secure("listenUNIX", endpoint, opts.tls, true) or endpoint
 end
 
 --- What listenUDP was given.
@@ -137,6 +167,25 @@ function asked.connectTCP(host, port, factory, opts, isAddress)
   }
 end
 
+--- What connectSSL was given.
+---@param host any
+---@param port any
+---@param factory any
+---@param opts any
+---@param isAddress fun(text: string): boolean
+---@return table endpoint as endpoints.parseClient gives it
+function asked.connectSSL(host, port, factory, opts, isAddress)
+  needText("connectSSL", "host", host)
+  needPort("connectSSL", port, 1)
+  definition.need("connectSSL", factory, 3)
+  local given, others = tlsoptions.split("connectSSL", opts, false, LEVEL)
+  others = options("connectSSL", others, { timeout = "number", bindAddress = "any" })
+  local endpoint = { host = host, port = port, timeout = timeoutOf("connectSSL", others) }
+  endpoint.bindAddress = bindAddressOf("connectSSL", others, isAddress)
+  endpoint = secure("connectSSL", endpoint, given, false)
+  return endpoint -- no tail call: an error names the caller
+end
+
 --- What connectUNIX was given.
 ---@param path any
 ---@param factory any
@@ -145,8 +194,12 @@ end
 function asked.connectUNIX(path, factory, opts)
   needText("connectUNIX", "path", path)
   definition.need("connectUNIX", factory, 3)
-  opts = options("connectUNIX", opts, { timeout = "number" })
-  return { type = "unix", path = path, timeout = timeoutOf("connectUNIX", opts) }
+  opts = options("connectUNIX", opts, { timeout = "number", tls = "table" })
+  local endpoint = { type = "unix", path = path, timeout = timeoutOf("connectUNIX", opts) }
+  if opts.tls and not opts.tls.hostname and tlsoptions.verifies(opts.tls) then
+    error('connectUNIX: whom to expect is not said: tls = { hostname = NAME }, or { verify = "no" }', LEVEL - 1)
+  end
+  return opts.tls and secure("connectUNIX", endpoint, opts.tls, false) or endpoint
 end
 
 --- What resolve was given.

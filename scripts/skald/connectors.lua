@@ -42,11 +42,12 @@ end
 ---@param endpoint table
 ---@return string
 function connectors.key(endpoint)
-  if endpoint.type == "unix" then
-    return "to unix:" .. endpoint.path
+  local kind = endpoint.type == "tls" and "tls:" or ""
+  if endpoint.path then
+    return ("to %sunix:%s"):format(kind, endpoint.path)
   end
   local from = endpoint.bindAddress
-  local key = ("to tcp:%s:%d"):format(core.canonical(endpoint.host), endpoint.port)
+  local key = ("to %stcp:%s:%d"):format(kind, core.canonical(endpoint.host), endpoint.port)
   return from and ("%s from %s:%d"):format(key, core.canonical(from[1]), from[2]) or key
 end
 
@@ -398,7 +399,7 @@ end
 ---@return Address
 function Connector:getDestination()
   local endpoint = self.endpoint
-  if endpoint.type == "unix" then
+  if endpoint.path then
     return address.unix(endpoint.path)
   end
   return address.inet(endpoint.host:find(":", 1, true) and "TCP6" or "TCP", endpoint.host, endpoint.port)

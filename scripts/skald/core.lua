@@ -33,6 +33,13 @@ function core.errorOf(errno)
   return ffi.string(C.skald_error_text(errno)), ffi.string(C.skald_error_name(errno))
 end
 
+--- The name of a system error.
+---@param errno integer
+---@return string
+function core.nameOf(errno)
+  return ffi.string(C.skald_error_name(errno))
+end
+
 --- Whether an error says that a file is not there.
 ---@param errno integer
 ---@return boolean

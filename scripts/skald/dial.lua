@@ -5,6 +5,7 @@
 local core = require "skald.core"
 local dispatch = require "skald.dispatch"
 local timers = require "skald.timers"
+local tls = require "skald.tls"
 
 local ffi = require "ffi"
 local C, pointer = core.C, core.pointer
@@ -74,6 +75,7 @@ function Dial:build(carrier, build)
   local attempt = self.attempt
   attempt.open[self.handle] = nil
   release(attempt)
+  self.endpoint = attempt.endpoint
   return attempt.connector:build(carrier, build)
 end
 
@@ -210,7 +212,10 @@ end
 local function go(self)
   self.next = nil
   local endpoint = self.endpoint
-  if endpoint.type == "unix" then
+  local ok, message, code = tls.prepare(endpoint, false)
+  if not ok then
+    fail(self, "error", "local", message, code)
+  elseif endpoint.path then
     dialPath(self)
   elseif not endpoint.host:find("\0", 1, true) and C.skald_is_address(endpoint.host) then
     local errno = dialAddress(self, endpoint.host)

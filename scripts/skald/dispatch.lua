@@ -22,14 +22,16 @@ local dispatch = {
   anchors = transport.anchors,
   protocols = {}, -- by place
   connectors = {}, -- of connections that we made, by place
+  shaking = {}, -- of these, whose connection is to be encrypted before it counts, by place
   dials = {}, -- what is being connected, by its handle
   ports = {}, -- listeners by their handles
   waiting = nil, -- a function, while somebody waits for connections to end: called at each end
 }
 
 local protocols, ports = dispatch.protocols, dispatch.ports
-local connectors, dials = dispatch.connectors, dispatch.dials
+local connectors, dials, shaking = dispatch.connectors, dispatch.dials, dispatch.shaking
 local failures = transport.failures
+local Transport = getmetatable(newTransport(0))
 
 local function build(factory, carrier)
   if factory.buildProtocol == buildByDefault then
@@ -91,9 +93,16 @@ function dispatch.connected(place, handle)
   protocols[place] = made
   connectors[place] = dial.connector
   C.skald_join(pointer, handle)
+  local secure = dial.endpoint.context
+  if secure then
+    shaking[place] = dial.connector
+    C.skald_secure(pointer, handle, secure.handle, require("skald.tls").expected(dial.endpoint, dial.endpoint))
+  end
   local connect = made.makeConnection or protocol.Protocol.makeConnection
   connect(made, carrier)
-  dial.connector:ready(made)
+  if not secure then
+    dial.connector:ready(made)
+  end
   return true
 end
 
@@ -133,6 +142,23 @@ function dispatch.large(place, bytes)
   local received = receiver.dataReceived
   if received then
     received(receiver, bytes)
+  end
+end
+
+--- TLS: hands are shaken, and from now on what comes and goes is encrypted.
+function dispatch.secured(place)
+  local receiver, connector = protocols[place], shaking[place]
+  local carrier = receiver.transport
+  shaking[place] = nil
+  if getmetatable(carrier) == Transport then
+    carrier.negotiatedProtocol = require("skald.tls").protocolOf(carrier[1])
+  end
+  local completed = receiver.handshakeCompleted
+  if completed then
+    completed(receiver)
+  end
+  if connector then
+    connector:ready(receiver)
   end
 end
 
@@ -201,7 +227,7 @@ local function stopProducer(place)
   end
 end
 
-local function makeReason(code, by, errno, failure)
+local function makeReason(code, by, errno, failure, problem)
   local detail, name
   if reason.codes[code] ~= "error" then
     failure = nil -- of a callback that had ended the connection otherwise before it raised
@@ -210,11 +236,10 @@ local function makeReason(code, by, errno, failure)
     detail = failure:match "^[^\n]*"
   elseif errno ~= 0 then
     detail, name = core.errorOf(errno)
+    detail = problem or detail
   end
   return reason.new(reason.codes[code], reason.parties[by], detail, name, failure)
 end
-
-local Transport = getmetatable(newTransport(0))
 
 -- The transport knows its addresses to the end, and after it.
 local function remember(carrier)
@@ -238,11 +263,11 @@ local function loseConnector(place, connector, receiver, why)
 end
 
 --- The connection is over: the last that a protocol hears.
-function dispatch.lost(place, code, by, errno)
+function dispatch.lost(place, code, by, errno, problem)
   local receiver = protocols[place]
   local failure = failures[place]
   protocols[place] = nil
-  failures[place] = nil
+  failures[place], shaking[place] = nil, nil
   if dispatch.waiting then
     dispatch.waiting()
   end
@@ -252,7 +277,7 @@ function dispatch.lost(place, code, by, errno)
   stopProducer(place)
   remember(receiver.transport)
   local lost, connector, mine = receiver.connectionLost, connectors[place], transfers[place]
-  local why = (lost or connector or mine) and makeReason(code, by, errno, failure)
+  local why = (lost or connector or mine) and makeReason(code, by, errno, failure, problem)
   if mine then
     transfers[place] = nil
     require("skald.transfers").lost(mine, why)

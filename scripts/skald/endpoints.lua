@@ -1,7 +1,7 @@
 -- Endpoint strings: `tcp:8000`, `tcp:127.0.0.1:8000`, `tcp:[::1]:8000:backlog=50`,
--- `unix:/run/x.sock:mode=660`, `haproxy:tcp:80`. The grammar is Twisted's: fields between colons, `key=value` fields by
--- name, a backslash takes the next character as it is; besides, colons within [brackets] are part of
--- the field. Pure, but for `listen` and `connect`.
+-- `unix:/run/x.sock:mode=660`, `tls:443:certificate=c.pem:privateKey=k.pem`, `haproxy:tcp:80`. The grammar
+-- is Twisted's: fields between colons, `key=value` fields by name, a backslash takes the next character as
+-- it is; besides, colons within [brackets] are part of the field. Pure, but for `listen` and `connect`.
 
 ---@class skald.endpoints
 local inet = require "skald.inet"
@@ -171,6 +171,37 @@ end
 local datagrams = { port = "port", interface = "host", maxPacketSize = "packetSize" }
 datagrams.reuse, datagrams.broadcast = "reuse", "broadcast"
 
+function read.file(text)
+  return text ~= "" and text or nil, "a file is missing"
+end
+
+function read.files(text)
+  local ok = text:find "[^,]" and not text:find ",,"
+  return ok and text or nil, "files are given as NAME,NAME"
+end
+
+function read.protocols(text)
+  for name in (text .. ","):gmatch "([^,]*)," do
+    if name == "" or #name > 255 then
+      return nil, "protocols are given as NAME,NAME"
+    end
+  end
+  return text
+end
+
+function read.demand(text)
+  return (text == "required" or text == "optional") and text or nil, "clientCertificate is required or optional"
+end
+
+function read.verify(text)
+  return (text == "yes" or text == "no") and text or nil, "verify is yes or no"
+end
+
+-- What a kind stands on, where that is not TCP.
+function read.over(text)
+  return text == "unix" and text or nil, "tls stands on a port, or on unix:PATH"
+end
+
 --  kind      by position   by name, with the reader of its value
 local servers = {
   tcp = { { "port" }, { port = "port", interface = "host", backlog = "backlog" } },
@@ -178,30 +209,61 @@ local servers = {
   fd = { { "fd" }, { fd = "fd" } },
   systemd = { {}, { name = "label", index = "fd" } },
   udp = { { "port" }, datagrams },
+  tls = {
+    { "port" },
+    {
+      port = "port", interface = "host", path = "path", mode = "mode", backlog = "backlog", over = "over",
+      certificate = "files", privateKey = "files", alpn = "protocols", clientCA = "file",
+      clientCertificate = "demand", handshakeTimeout = "timeout",
+    },
+  },
 }
 
 local clients = {
   tcp = { { "host", "port" }, { host = "name", port = "peerPort", timeout = "timeout", bindAddress = "host" } },
   unix = { { "path" }, { path = "path", timeout = "timeout" } },
+  tls = {
+    { "host", "port" },
+    {
+      host = "name", port = "peerPort", path = "path", timeout = "timeout", bindAddress = "host", over = "over",
+      trust = "file", hostname = "name", certificate = "files", privateKey = "files", alpn = "protocols",
+      verify = "verify", handshakeTimeout = "timeout",
+    },
+  },
 }
 
 local later = {
-  tls = true,
-  ssl = true,
   stdio = true,
 }
 
-local hasInterface = { tcp = true, udp = true }
+local hasInterface = { tcp = true, tls = true, udp = true }
 
--- For servers, `tcp:HOST:PORT` is `tcp:PORT:interface=HOST`.
+-- For servers, `tcp:HOST:PORT` is `tcp:PORT:interface=HOST`; `tls:unix:PATH` is TLS on a Unix socket.
 local function positions(kinds, kind, fields)
-  local count = 0
+  local count, first = 0, nil
   for i = 2, #fields do
     if not fields[i].key then
       count = count + 1
+      first = first or fields[i].text
     end
   end
-  return kinds == servers and hasInterface[kind] and count >= 2 and { "interface", "port" } or kinds[kind][1]
+  if kind == "tls" and first == "unix" then
+    return { "over", "path" }
+  end
+  local byAddress = kinds == servers and hasInterface[kind] and count >= 2
+  return byAddress and { "interface", "port" } or kinds[kind][1]
+end
+
+-- What does not go together, or one of which asks for the other.
+local function checkTLS(kinds, result)
+  if kinds == servers and not result.certificate then
+    return "a certificate is missing (certificate=FILE)"
+  elseif result.clientCertificate and not result.clientCA then
+    return "clientCertificate takes a clientCA"
+  elseif result.path and kinds == clients and not result.hostname and result.verify ~= "no" then
+    return "whom to expect on a Unix socket is not said (hostname=NAME, or verify=no)"
+  end
+  return nil
 end
 
 local function assign(result, reader, name, field)
@@ -246,11 +308,16 @@ local function fill(kinds, s, kind, fields)
       return complain(s, field.column, problem)
     end
   end
-  for _, name in ipairs(kinds[kind][1]) do
+  for _, name in ipairs(places) do
     if result[name] == nil then
       return complain(s, #s + 1, ("a %s is missing"):format(name))
     end
   end
+  local problem = kind == "tls" and checkTLS(kinds, result)
+  if problem then
+    return complain(s, #s + 1, problem)
+  end
+  result.over = nil
   return result
 end
 
@@ -267,6 +334,8 @@ local function takePrefix(kinds, s, fields)
     return complain(s, inner and inner.column or #s + 1, "an endpoint is missing behind haproxy:, such as tcp:80")
   elseif inner.text == "haproxy" then
     return complain(s, inner.column, "haproxy: does not stand within itself")
+  elseif inner.text == "tls" then
+    return complain(s, inner.column, "haproxy: before tls: is not in this version (the header comes in the clear)")
   end
   return true
 end
@@ -303,6 +372,10 @@ local complete = {}
 
 function complete.unix(endpoint)
   endpoint.mode = endpoint.mode or 438 -- octal 666
+end
+
+function complete.tls(endpoint)
+  endpoint.mode = endpoint.path and (endpoint.mode or 438)
 end
 
 function complete.systemd(endpoint)

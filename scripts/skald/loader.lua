@@ -388,6 +388,7 @@ function loader.new(service, number, sources)
     obtained = {}, -- { listener, fresh }: its sockets, and whether it was the first to bind them
     claimed = {}, -- listeners of the former generation that it goes on with
     fresh = {}, -- persistent values that are new
+    files = {}, -- those that its endpoints read: the texts, by the path; false: could not be read
     backup = {},
     warnings = {},
     loading = true,
@@ -488,6 +489,20 @@ function Generation:obtain(endpoint, backlog, preferred)
     self.obtained[#self.obtained + 1] = { listener = listener, fresh = true }
   end
   return listener, message, code
+end
+
+--- Reads what an endpoint takes for TLS, and notes which files that were.
+---@param endpoint table
+---@param server boolean
+---@return boolean? ok nil, message, code
+---@return string? message
+---@return string? code
+function Generation:secure(endpoint, server)
+  local ok, message, code, files = require("skald.tls").prepare(endpoint, server)
+  for path, text in pairs(endpoint.context and endpoint.context.files or files or {}) do
+    self.files[path] = text
+  end
+  return ok, message, code
 end
 
 -- Undoes what `obtain` did for one socket.

@@ -30,11 +30,18 @@ Listener.__index = Listener
 -- gives an errno, or nil, message, code.
 local kinds = { tcp = {}, udp = {}, unix = {}, fd = {}, systemd = {} }
 
-function kinds.tcp.key(endpoint)
-  return ("%s:%s:%d"):format(endpoint.type, core.canonical(endpoint.interface or "0.0.0.0"), endpoint.port)
+local function inet(protocol, endpoint)
+  return ("%s:%s:%d"):format(protocol, core.canonical(endpoint.interface or "0.0.0.0"), endpoint.port)
 end
 
-kinds.udp.key = kinds.tcp.key -- skald.datagram binds these
+function kinds.tcp.key(endpoint)
+  return inet("tcp", endpoint)
+end
+
+-- skald.datagram binds these.
+function kinds.udp.key(endpoint)
+  return inet("udp", endpoint)
+end
 
 function kinds.tcp.bind(group, endpoint, backlog, handle)
   return C.skald_listen_tcp(pointer, group, endpoint.interface or "0.0.0.0", endpoint.port, backlog, handle)
@@ -81,11 +88,16 @@ function kinds.systemd.bind(group, endpoint, _, handle)
 end
 
 
+-- TLS stands on another socket.
+local function kindOf(endpoint)
+  return kinds[endpoint.type] or kinds[endpoint.path and "unix" or "tcp"]
+end
+
 ports.Listener = Listener
 
 local function bind(group, endpoint, backlog)
   local handle = ffi.new "double[1]"
-  local errno, message, code = kinds[endpoint.type].bind(group, endpoint, backlog, handle)
+  local errno, message, code = kindOf(endpoint).bind(group, endpoint, backlog, handle)
   if not errno then
     return nil, message, code
   elseif errno ~= 0 then
@@ -112,7 +124,15 @@ end
 ---@param endpoint table
 ---@return string
 function ports.key(endpoint)
-  return kinds[endpoint.type].key(endpoint)
+  return kindOf(endpoint).key(endpoint)
+end
+
+--- An endpoint as lines for users say it.
+---@param endpoint table
+---@return string
+function ports.shown(endpoint)
+  local key = ports.key(endpoint)
+  return endpoint.type == "tls" and key:gsub("^tcp:", ""):gsub("^", "tls:") or key
 end
 
 --- Binds, without accepting.
@@ -189,6 +209,18 @@ function Listener:serve(factory, name)
   end
 end
 
+--- What it accepts from now on is encrypted with the context of an endpoint, or is not. One that is
+--- made of the same files as the former changes nothing.
+---@param context TLSContext?
+function Listener:secure(context)
+  local former = self.context
+  if former and context and former.key == context.key then
+    return
+  end
+  C.skald_secure_listener(pointer, self.handle, context and context.handle or 0)
+  self.context = context
+end
+
 --- Counts it for its factory, which starts where it is the first; the results of startFactory's
 --- xpcall.
 ---@return boolean ok
@@ -201,7 +233,9 @@ end
 --- The endpoint that it really is.
 ---@return string
 function Listener:__tostring()
-  return (self.proxied and "haproxy:" or "") .. tostring(self.address)
+  local text = tostring(self.address)
+  text = self.context and text:gsub("^tcp:", ""):gsub("^", "tls:") or text
+  return (self.proxied and "haproxy:" or "") .. text
 end
 
 --- The line for standard output.

@@ -153,12 +153,18 @@ local function listenForLoad(generation, definition, endpoint)
     error("listening is for the script's load, and for what runs: not for a migrate", 0)
   end
   local name = definition.name or generation.service.base
-  local listener, message, code = generation:obtain(endpoint, endpoint.backlog or definition.backlog)
+  local listener
+  local ok, message, code = generation:secure(endpoint, true)
+  if ok then
+    listener, message, code = generation:obtain(endpoint, endpoint.backlog or definition.backlog)
+  end
   local port = listener and ports.new(listener) or {}
   port.definition, port.endpoint, port.held = definition, endpoint, generation
   generation.ports[#generation.ports + 1] = port
   if listener then
     return port
+  elseif not ok then
+    return nil, message, code -- that refuses the load (reload.check)
   end
   port.problem = bindProblem(name, endpoint, message, code)
   if not generation.service.generation then
@@ -172,7 +178,11 @@ local function listenNow(generation, definition, endpoint)
   local name = factory.name or generation and generation.service.base or "?"
   local group, message, code = roster.groupOf(factory)
   local listener
-  if group then
+  local ok = group ~= nil
+  if ok then
+    ok, message, code = require("skald.tls").prepare(endpoint, true)
+  end
+  if ok then
     listener, message, code = ports.bind(group, endpoint, endpoint.backlog or factory.backlog)
   end
   if not listener then
@@ -182,6 +192,7 @@ local function listenNow(generation, definition, endpoint)
   local service, who = generation and generation.service, owner.current
   listener.service = service
   listener:serve(factory, name)
+  listener:secure(endpoint.context)
   if service then
     service.factories[factory] = true
   end

@@ -53,10 +53,22 @@ function reactor.listenTCP(port, factory, opts)
   return program.listen(factory, asked.listenTCP(port, factory, opts, isAddress))
 end
 
+--- Listens on a TCP port and speaks TLS on what it accepts.
+---@param port integer 0 lets the system choose
+---@param factory table a factory, a Factory class, or a definition
+---@param opts TLSServerOptions and interface, backlog as for listenTCP
+---@return Port? port or nil, message, code where a file is not what it should be, or the system refuses
+---@return string? message
+---@return string? code of the system, such as ENOENT or EADDRINUSE; EINVAL for what is in a file
+function reactor.listenSSL(port, factory, opts)
+  return program.listen(factory, asked.listenSSL(port, factory, opts, isAddress))
+end
+
 --- Listens on a Unix socket.
 ---@param path string
 ---@param factory table a factory, a Factory class, or a definition
----@param opts? { mode: integer?, backlog: integer? } mode as a number, such as tonumber("660", 8)
+---@param opts? { mode: integer?, backlog: integer?, tls: table? } mode as a number, such as
+---tonumber("660", 8); tls: what listenSSL takes for TLS
 ---@return Port? port or nil, message, code where the system refuses
 ---@return string? message
 ---@return string? code of the system, such as EADDRINUSE
@@ -89,10 +101,22 @@ function reactor.connectTCP(host, port, factory, opts)
   return program.connect(factory, asked.connectTCP(host, port, factory, opts, isAddress))
 end
 
+--- Connects to a TCP port and speaks TLS. What comes of it the factory hears. The server's certificate is
+--- to be of the host, and of somebody that the system trusts.
+---@param host string an IP address or a name; of a name all addresses are tried (RFC 8305)
+---@param port integer from 1 to 65535
+---@param factory table a client factory, a class of one, or a definition
+---@param opts? TLSClientOptions and timeout, bindAddress as for connectTCP
+---@return Connector
+function reactor.connectSSL(host, port, factory, opts)
+  return program.connect(factory, asked.connectSSL(host, port, factory, opts, isAddress))
+end
+
 --- Connects to a Unix socket. What comes of it the factory hears.
 ---@param path string
 ---@param factory table a client factory, a class of one, or a definition
----@param opts? { timeout: number? } seconds (30)
+---@param opts? { timeout: number?, tls: table? } seconds (30); tls: what connectSSL takes for TLS, with
+---hostname, or verify = "no"
 ---@return Connector
 function reactor.connectUNIX(path, factory, opts)
   return program.connect(factory, asked.connectUNIX(path, factory, opts))
@@ -155,8 +179,6 @@ end
 function reactor.run() end
 
 for _, name in ipairs {
-  "listenSSL",
-  "connectSSL",
   "spawnProcess",
 } do
   reactor[name] = function()

@@ -112,6 +112,9 @@ function Change:remember(generation)
   for path, source in pairs(generation.sources) do
     texts[path] = source.text
   end
+  for path, text in pairs(generation.files) do
+    texts[path] = text
+  end
   self.service.tried = { texts = texts, misses = generation.misses, report = self.report }
 end
 
@@ -222,6 +225,16 @@ local function sameTexts(a, b)
   return true
 end
 
+-- Whether files that endpoints have read are as they were.
+local function sameFiles(files)
+  for path, text in pairs(files) do
+    if (loader.readFile(path) or false) ~= text then
+      return false
+    end
+  end
+  return true
+end
+
 local function anyAppeared(misses)
   for path in pairs(misses) do
     if loader.realPath(path) then
@@ -235,7 +248,8 @@ end
 ---@return boolean
 function Change:isUnchanged()
   local former = self.former
-  return former ~= nil and sameTexts(former.sources, self.sources) and not anyAppeared(former.misses)
+  return former ~= nil and sameTexts(former.sources, self.sources) and sameFiles(former.files)
+    and not anyAppeared(former.misses)
 end
 
 --- The report of the last refusal, where what was read is what was refused then for its own sake.
@@ -420,6 +434,43 @@ local function readEntries(change)
   return entries
 end
 
+-- The line of the script that says where to find what could not be read.
+local function lineOf(generation, message)
+  local path = message:match "^(.-): "
+  local line, found, listens = 0, nil, nil
+  for text in (generation:text() .. "\n"):gmatch "(.-)\n" do
+    line = line + 1
+    found = found or path and text:find(path, 1, true) and line
+    listens = listens or text:find "tls:" and line
+  end
+  return found or listens or 1
+end
+
+-- Certificates are read now: a bad one refuses the load.
+local function loadCertificates(change)
+  local generation, problems = change.generation, {}
+  local function load(endpoint, server)
+    local ok, message = generation:secure(endpoint, server)
+    if not ok then
+      problems[#problems + 1] = ("%s:%d: %s"):format(change.service.file, lineOf(generation, message), message)
+    end
+  end
+  for _, port in ipairs(generation.ports) do
+    load(port.endpoint, true)
+  end
+  for _, entry in ipairs(generation.entries) do
+    for _, endpoint in ipairs(entry.endpoints) do
+      load(endpoint, true)
+    end
+    for _, client in ipairs(entry.clients) do
+      load(client.endpoint, false)
+    end
+  end
+  if #problems > 0 then
+    refuse(problems)
+  end
+end
+
 local function checkNames(change)
   local names, file = {}, change.service.file
   for _, entry in ipairs(change.generation.entries) do
@@ -449,6 +500,7 @@ function Change:check()
   checkDefinitions(self)
   generation.entries = readEntries(self)
   checkNames(self)
+  loadCertificates(self)
   factories.number(generation.entries)
   factories.noteClasses(generation)
   if former then
@@ -515,7 +567,7 @@ local hints = {
 function reload.bindProblem(name, endpoint, message, code, hint)
   hint = hint or hints[code]
   hint = hint and (" (%s)"):format(hint) or ""
-  local where = (endpoint.proxied and "haproxy:" or "") .. ports.key(endpoint)
+  local where = (endpoint.proxied and "haproxy:" or "") .. ports.shown(endpoint)
   return ("%s: %s: %s%s"):format(name, where, message, hint)
 end
 
@@ -603,13 +655,21 @@ local function settleConnectors(entry, taken)
     local living = findConnector(entry, client, taken)
     if living then
       taken[living] = true
-      living.endpoint.timeout = client.endpoint.timeout
+      living.endpoint = client.endpoint
       require("skald.connectors").forward(client.connector, living)
       client.connector = living
     end
     client.connector.factory = entry.factory
     client.connector.persistent = client.persistent
     client.connector.held = nil
+  end
+end
+
+-- startTLS reads its files again.
+local function forgetStarted()
+  local tls = package.loaded["skald.tls"]
+  if tls then
+    tls.forget()
   end
 end
 
@@ -631,6 +691,7 @@ function Change:commit()
     for _, endpoint in ipairs(entry.endpoints) do
       endpoint.listener.key, endpoint.listener.proxied = endpoint.key, endpoint.proxied
       endpoint.listener:serve(entry.factory, entry.name or service.base)
+      endpoint.listener:secure(endpoint.context)
     end
   end
   for name, value in pairs(generation.fresh) do
@@ -641,6 +702,7 @@ function Change:commit()
   end
   service.generation = generation
   generation.loading = false
+  forgetStarted()
   jit.flush()
   self.report.pause_us = (C.skald_seconds(pointer) - before) * 1e6
 end

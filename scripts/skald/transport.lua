@@ -369,9 +369,33 @@ function Transport:getPeerCredentials()
   return { pid = who.process, uid = who.user, gid = who.group }
 end
 
---- Encrypts from now on. Not in this version.
-function Transport:startTLS() -- luacheck: no unused args
-  error("transport:startTLS: not in this version", 2)
+-- Where the connection was made to; nil where it was accepted.
+local function destinationOf(self)
+  local connector = require("skald.dispatch").connectors[core.place(self[1])]
+  return connector and connector.endpoint
+end
+
+--- Encrypts from now on: what is queued goes as it is, then the handshake begins, and the protocol hears
+--- `handshakeCompleted()` when it is over. What is written meanwhile waits for that. Who accepted the
+--- connection is the server, who made it the client. Bytes that a receiver of the protocol still holds
+--- are dropped: they came in the clear.
+---@param options TLSServerOptions|TLSClientOptions? of the side that this is
+---@return boolean? ok nil, message, code where a file is not what it should be (ENOENT, EACCES, EINVAL),
+---where it is encrypted already (EALREADY), and after the end (EPIPE)
+---@return string? message
+---@return string? code
+function Transport:startTLS(options)
+  local dispatch = require "skald.dispatch"
+  local receiver = C.skald_is_open(pointer, self[1]) and dispatch.protocols[core.place(self[1])]
+  local ok, message, code = require("skald.tls").start(self[1], options, receiver, destinationOf(self))
+  return ok, message, code -- no tail call: an error names the caller
+end
+
+--- The certificate that the peer has shown.
+---@return table? certificate `{ subject, issuer, names, notBefore, notAfter, fingerprint, pem }`: names is a
+---list, times are seconds since 1970, fingerprint is SHA-256 as hexadecimal; nil where there is none
+function Transport:getPeerCertificate()
+  return require("skald.tls").certificateOf(self[1])
 end
 
 return transport

@@ -296,9 +296,19 @@ function ProtocolWrapper:setTcpKeepAlive(on, seconds)
   return self.transport:setTcpKeepAlive(on, seconds)
 end
 
---- Goes on encrypted. Not in this version.
+--- Goes on encrypted.
+---@param options TLSServerOptions|TLSClientOptions as of `Transport:startTLS`
+---@return boolean? ok
+---@return string? message
+---@return string? code
 function ProtocolWrapper:startTLS(options)
   return self.transport:startTLS(options)
+end
+
+--- The certificate that the peer has shown.
+---@return table? certificate as of `Transport:getPeerCertificate`
+function ProtocolWrapper:getPeerCertificate()
+  return self.transport:getPeerCertificate()
 end
 
 wrapping.ProtocolWrapper = ProtocolWrapper

@@ -121,8 +121,8 @@ local function awaitEndpoints(self, n)
   for _ = 1, n do
     local endpoint, name = self.process:line "^listening (%S+) ?(.*)$"
     local entry = { endpoint = endpoint, name = name, kind = endpoint:match "^%w+" }
-    if entry.kind == "unix" then
-      entry.path = endpoint:match "^unix:(.*)$"
+    if endpoint:find "unix:" then
+      entry.path = endpoint:match "unix:(.*)$"
     else
       entry.port = tonumber(endpoint:match ":(%d+)$")
     end

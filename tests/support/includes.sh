@@ -16,7 +16,8 @@ forbid "host/lua/*.[ch]" '#include "service/' "lua knows io and base only"
 forbid "host/base/*.[ch] host/io/*.[ch] host/main.c" '#include <(lua|lauxlib|lualib|luajit)' "lua.h is for host/lua and host/service"
 forbid "host/base/*.[ch] host/lua/*.[ch] host/main.c" '#include <uv' "uv.h is for host/io and host/service"
 forbid "host/base/*.[ch] host/lua/*.[ch] host/service/*.[ch] host/main.c" '#include <ares' "ares.h is for host/io"
-forbid "host/lua/*.[ch] host/service/*.[ch] host/main.c" '#include "io/inside.h"' "io/inside.h is for host/io"
+forbid "host/base/*.[ch] host/lua/*.[ch] host/service/*.[ch] host/main.c" '#include <openssl' "OpenSSL is for host/io"
+forbid "host/lua/*.[ch] host/service/*.[ch] host/main.c" '#include "io/(inside|tls_inside|openssl).h"' "what host/io keeps to itself"
 forbid "scripts/services/*.lua examples/*.lua" 'require "?(ffi|skald.core)' "services and examples use the public library only"
 
 for module in address backup check class endpoints factories owner protocol reason; do

@@ -299,12 +299,11 @@ describe("the program", function()
       local P = {}
       function P:connectionMade()
         report("spawnProcess", reactor.spawnProcess, {}, "true")
-        report("startTLS", self.transport.startTLS, self.transport, {})
       end
       return { listen = "tcp:127.0.0.1:0", protocol = P }
     ]]
     h:connect()
-    for _, name in ipairs { "spawnProcess", "startTLS" } do
+    for _, name in ipairs { "spawnProcess" } do
       local ok, message = h:line("^" .. name .. "\t(%a+)\t(.*)")
       assert.equal("false", ok)
       assert.truthy(message:find("not in this version", 1, true), message)

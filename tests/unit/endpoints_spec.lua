@@ -88,7 +88,7 @@ describe("endpoints", function()
   end)
 
   it("says of what comes later that it is not in this version", function()
-    assert.matches("tls: not in this version", refused "tls:443:certificate=c.pem")
+    assert.matches("udp: not in this version", refused "udp:53")
   end)
 
   it("raises for what is no string", function()

@@ -1,0 +1,691 @@
+/* TLS sessions: a carrier around the one of the socket. OpenSSL reads the socket by itself; what it
+ * writes comes out of a buffer that all sessions of a loop share, and is sent in one call. What the
+ * kernel does not take of it is kept by the session, and nothing more is encrypted before that is
+ * gone: until then its plaintext counts as not sent, and stays in the connection's queue. */
+#include "io/tls_inside.h"
+
+#include "base/memory.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+    SLICE_NS = 1000000,     /* of handshakes in one turn of the loop, one step at least */
+    MOST_PENDING = 1 << 20, /* of ciphertext that nobody takes: answers to its questions pile up */
+};
+
+enum state {
+    WAITING, /* for plaintext to be sent that was queued before */
+    SHAKING,
+    OPEN,
+    FAILED,
+};
+
+/* Owned by its connection. */
+struct tls {
+    struct connection *connection;
+    struct tls_context *context;       /* holds */
+    const struct transport_ops *under; /* of the socket */
+    SSL *ssl;                          /* owns; NULL until the handshake begins */
+    char *name;                        /* owns; whom the peer is to be */
+    char *problem;                     /* owns; why it failed */
+    char *pending;                     /* owns; ciphertext that the kernel did not take */
+    size_t pending_length;
+    size_t plain;       /* bytes of the queue that go as they are */
+    size_t owed;        /* bytes of the queue that `pending` is the ciphertext of */
+    struct timer timer; /* the handshake's limit; afterwards: there is something to read inside */
+    ssize_t outcome;    /* of the next read, where `ended` */
+    uint8_t state;
+    bool unread; /* OpenSSL holds what came */
+    bool ended;  /* the session's input has, as `outcome` says; not told yet */
+    bool eof;    /* the socket's has */
+    bool sealed; /* close_notify is written */
+};
+
+static struct tls_library *library(const struct connection *connection)
+{
+    return connection_loop(connection)->tls;
+}
+
+static const struct openssl *openssl_of(const struct connection *connection)
+{
+    return &library(connection)->openssl;
+}
+
+bool tls_is_shaking(const struct connection *connection)
+{
+    return connection->tls && connection->tls->state < OPEN;
+}
+
+bool tls_has_unsent(const struct connection *connection)
+{
+    return connection->tls && connection->tls->pending_length > 0;
+}
+
+bool tls_wants_input(const struct connection *connection)
+{
+    return connection->tls->state == SHAKING;
+}
+
+bool tls_wants_output(const struct connection *connection)
+{
+    return connection->tls->plain > 0 || connection->tls->pending_length > 0;
+}
+
+bool tls_saw_end(const struct connection *connection)
+{
+    return connection->tls && connection->tls->eof;
+}
+
+/* --- ciphertext ----------------------------------------------------------------------------- */
+
+static int keep(struct tls *tls, const char *bytes, size_t length)
+{
+    if (length == 0)
+        return 0;
+    if (tls->pending_length + length > MOST_PENDING)
+        return -ENOBUFS;
+    tls->pending = memory_grow(tls->pending, tls->pending_length + length, 1);
+    memcpy(tls->pending + tls->pending_length, bytes, length);
+    tls->pending_length += length;
+    tls->connection->flags |= C_FULL;
+    connection_dirty(tls->connection);
+    return 0;
+}
+
+/* How many of them the kernel takes. */
+static ssize_t send_some(struct tls *tls, const char *bytes, size_t length)
+{
+    struct iovec part = {(void *)bytes, length};
+    ssize_t n = tls->under->write(tls->connection, &part, 1);
+    return n == -EAGAIN ? 0 : n;
+}
+
+/* Sends what OpenSSL has just written. 0 or -errno; what the kernel does not take is pending. */
+static int push(struct tls *tls)
+{
+    struct tls_library *shared = library(tls->connection);
+    char *bytes;
+    int error = 0;
+    for (;;) {
+        int length = shared->openssl.BIO_nread(shared->drain, &bytes, TLS_OUT);
+        if (length <= 0)
+            return error;
+        ssize_t sent = 0;
+        if (error == 0 && tls->pending_length == 0 &&
+            (sent = send_some(tls, bytes, (size_t)length)) < 0)
+            error = (int)sent;
+        if (error == 0)
+            error = keep(tls, bytes + sent, (size_t)(length - sent));
+    }
+}
+
+/* 0 where nothing is pending any more, -EAGAIN where something is, or -errno. */
+static int send_pending(struct tls *tls)
+{
+    if (tls->pending_length == 0)
+        return 0;
+    if (tls->connection->flags & C_FULL)
+        return -EAGAIN;
+    ssize_t sent = send_some(tls, tls->pending, tls->pending_length);
+    if (sent < 0)
+        return (int)sent;
+    tls->pending_length -= (size_t)sent;
+    if (tls->pending_length > 0) {
+        memmove(tls->pending, tls->pending + sent, tls->pending_length);
+        tls->connection->flags |= C_FULL;
+        return -EAGAIN;
+    }
+    free(tls->pending);
+    tls->pending = NULL;
+    return 0;
+}
+
+/* --- what went wrong ------------------------------------------------------------------------ */
+
+static void note(struct tls *tls, const char *prefix, const char *text)
+{
+    char problem[256];
+    if (tls->problem)
+        return;
+    snprintf(problem, sizeof problem, "%s%s", prefix, text);
+    tls->problem = strdup(problem);
+}
+
+static void note_failure(struct tls *tls)
+{
+    const struct openssl *openssl = openssl_of(tls->connection);
+    unsigned long error = openssl->ERR_peek_error();
+    const char *text = openssl->ERR_reason_error_string(error);
+    if (ERR_GET_REASON(error) == SSL_R_CERTIFICATE_VERIFY_FAILED)
+        note(tls, "the certificate is not accepted: ",
+             openssl->X509_verify_cert_error_string(openssl->SSL_get_verify_result(tls->ssl)));
+    else
+        note(tls, "TLS: ", text ? text : "the session failed");
+}
+
+/* Why a call of OpenSSL's gave no result: -EAGAIN, 0 at a clean end, else -errno, and the session
+ * is over. Comes right after that call. */
+static int classify(struct tls *tls, int result)
+{
+    int error = errno;
+    const struct openssl *openssl = openssl_of(tls->connection);
+    int what = openssl->SSL_get_error(tls->ssl, result);
+    if (what == SSL_ERROR_WANT_READ || what == SSL_ERROR_WANT_WRITE)
+        return -EAGAIN;
+    if (what == SSL_ERROR_ZERO_RETURN && tls->state == OPEN)
+        return 0;
+    bool shaking = tls->state < OPEN;
+    tls->state = FAILED;
+    if (what == SSL_ERROR_SYSCALL && error != 0)
+        return -error;
+    tls->eof = what == SSL_ERROR_ZERO_RETURN || what == SSL_ERROR_SYSCALL ||
+               ERR_GET_REASON(openssl->ERR_peek_error()) == SSL_R_UNEXPECTED_EOF_WHILE_READING;
+    if (tls->eof)
+        note(tls, "",
+             shaking ? "the peer closed during the TLS handshake"
+                     : "truncated: the peer closed without close_notify");
+    else
+        note_failure(tls);
+    return -EPROTO;
+}
+
+/* --- the handshake -------------------------------------------------------------------------- */
+
+/* No more than a slice of each turn goes into handshakes, so that a flood of them delays nobody
+ * much; who is skipped is told of by the kernel again. */
+static bool has_time(const struct connection *connection)
+{
+    struct loop *loop = connection_loop(connection);
+    struct tls_library *shared = loop->tls;
+    if (shared->turn != uv_now(&loop->uv)) {
+        shared->turn = uv_now(&loop->uv);
+        shared->spent = 0;
+    }
+    return shared->spent < SLICE_NS;
+}
+
+static void expect_name(struct tls *tls)
+{
+    const struct openssl *openssl = openssl_of(tls->connection);
+    X509_VERIFY_PARAM *parameters = openssl->SSL_get0_param(tls->ssl);
+    if (openssl->X509_VERIFY_PARAM_set1_ip_asc(parameters, tls->name) == 1)
+        return;
+    openssl->SSL_set_hostflags(tls->ssl, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
+    openssl->SSL_set1_host(tls->ssl, tls->name);
+    openssl->SSL_ctrl(tls->ssl, SSL_CTRL_SET_TLSEXT_HOSTNAME, TLSEXT_NAMETYPE_host_name, tls->name);
+}
+
+static bool open_session(struct tls *tls)
+{
+    struct tls_library *shared = library(tls->connection);
+    const struct openssl *openssl = &shared->openssl;
+    tls->ssl = openssl->SSL_new(tls->context->variants[0]);
+    BIO *in = tls->ssl ? openssl->BIO_new_socket(tls->connection->fd, BIO_NOCLOSE) : NULL;
+    if (in == NULL)
+        return false;
+    openssl->BIO_up_ref(shared->out);
+    openssl->SSL_set_bio(tls->ssl, in, shared->out);
+    if (tls->context->server)
+        openssl->SSL_set_accept_state(tls->ssl);
+    else
+        openssl->SSL_set_connect_state(tls->ssl);
+    if (tls->name)
+        expect_name(tls);
+    return true;
+}
+
+static void on_unread(struct timer *timer);
+
+/* The handshake is over, one way or the other: another may begin. */
+static void leave_handshakes(struct tls *tls)
+{
+    struct loop *loop = connection_loop(tls->connection);
+    loop_timer_stop(loop, &tls->timer);
+    tls->timer.fire = on_unread;
+    bool was_full = tls_context_is_full(tls->context);
+    tls->context->handshakes--;
+    if (was_full && loop->paced)
+        listeners_retry(loop);
+}
+
+static void opened(struct tls *tls)
+{
+    struct connection *connection = tls->connection;
+    leave_handshakes(tls);
+    tls->state = OPEN;
+    tls->unread = openssl_of(connection)->SSL_has_pending(tls->ssl);
+    if (tls->pending_length == 0)
+        connection->flags &= ~(uint32_t)C_FULL;
+    connection_dirty(connection);
+}
+
+static int shake_session(struct tls *tls)
+{
+    const struct openssl *openssl = openssl_of(tls->connection);
+    openssl->ERR_clear_error();
+    errno = 0;
+    int result = openssl->SSL_do_handshake(tls->ssl);
+    int why = result == 1 ? 0 : classify(tls, result);
+    int error = push(tls);
+    if (result == 1 && error == 0)
+        return 0;
+    return why != 0 && why != -EAGAIN ? why : error < 0 ? error : -EAGAIN;
+}
+
+/* One step. Ends the connection where it fails. */
+static void shake(struct tls *tls)
+{
+    struct connection *connection = tls->connection;
+    struct loop *loop = connection_loop(connection);
+    uint64_t before = loop_now(loop);
+    int error = -EAGAIN;
+    tls->state = SHAKING;
+    if (tls->ssl || open_session(tls))
+        error = shake_session(tls);
+    else
+        error = -ENOMEM;
+    connection->active = connection_clock(connection);
+    loop->tls->spent += loop_now(loop) - before;
+    if (error == 0) {
+        opened(tls);
+    } else if (error != -EAGAIN) {
+        tls->state = FAILED;
+        leave_handshakes(tls);
+        connection_break(connection, -error);
+    }
+}
+
+static void on_limit(struct timer *timer)
+{
+    struct tls *tls = container_of(timer, struct tls, timer);
+    char text[64];
+    snprintf(text, sizeof text, "no TLS handshake within %g s", tls->context->timeout_ms / 1000.0);
+    note(tls, "", text);
+    tls->state = FAILED;
+    leave_handshakes(tls);
+    connection_end(tls->connection, C_DROPPING, END_TIMEOUT, BY_HOST, ETIMEDOUT);
+}
+
+void tls_on_poll(struct connection *connection, int events)
+{
+    struct tls *tls = connection->tls;
+    struct loop *loop = connection_loop(connection);
+    if (events & UV_WRITABLE && tls_wants_output(connection)) {
+        connection->flags &= ~(uint32_t)C_FULL;
+        connection_flush(connection);
+        connection_dirty(connection);
+    }
+    if (tls->state != SHAKING || !(events & UV_READABLE) ||
+        connection->flags & (C_DROPPING | C_RESET | C_BROKEN))
+        return;
+    if (has_time(connection))
+        shake(tls);
+    if (tls->state != OPEN)
+        return;
+    connection_tell_news(connection);
+    loop->events->secured(loop->context, connection);
+}
+
+/* --- bytes ---------------------------------------------------------------------------------- */
+
+/* What was taken out of OpenSSL's hands late is told of when somebody wants it again. */
+void tls_watch(struct connection *connection, bool wanted)
+{
+    struct tls *tls = connection->tls;
+    struct loop *loop = connection_loop(connection);
+    if (tls->state == OPEN || tls->state == FAILED) {
+        if (wanted && tls->unread && !timer_pending(&tls->timer))
+            loop_timer_start(loop, &tls->timer, loop_now(loop));
+    }
+}
+
+static void on_unread(struct timer *timer)
+{
+    struct tls *tls = container_of(timer, struct tls, timer);
+    if (tls->unread)
+        connection_read_now(tls->connection);
+}
+
+/* As many records as there are; the end of the session is told at the next call. */
+static ssize_t tls_read(struct connection *connection, char *buffer, size_t size)
+{
+    struct tls *tls = connection->tls;
+    const struct openssl *openssl = openssl_of(connection);
+    size_t total = 0, n;
+    tls->unread = false;
+    if (tls->ended)
+        return tls->outcome;
+    if (tls->state != OPEN)
+        return -EAGAIN;
+    do {
+        openssl->ERR_clear_error();
+        errno = 0;
+        int result = openssl->SSL_read_ex(tls->ssl, buffer + total, size - total, &n);
+        if (result != 1) {
+            tls->outcome = classify(tls, result);
+            tls->ended = tls->outcome != -EAGAIN;
+            break;
+        }
+        total += n;
+    } while (total < size && openssl->SSL_has_pending(tls->ssl));
+    int error = push(tls);
+    if (error < 0 && !tls->ended) {
+        tls->ended = true;
+        tls->outcome = error;
+    }
+    if (total == 0)
+        return tls->outcome;
+    tls->unread = tls->ended || (total == size && openssl->SSL_has_pending(tls->ssl));
+    if (tls->unread)
+        connection_dirty(connection);
+    return (ssize_t)total;
+}
+
+/* Where in a list of parts. */
+struct cursor {
+    const struct iovec *part;
+    const struct iovec *end;
+    size_t offset;
+};
+
+static void skip(struct cursor *at, size_t length)
+{
+    while (length > 0) {
+        size_t left = at->part->iov_len - at->offset;
+        size_t n = length < left ? length : left;
+        at->offset += n;
+        length -= n;
+        if (at->offset == at->part->iov_len) {
+            at->part++;
+            at->offset = 0;
+        }
+    }
+}
+
+/* The next bytes that can be encrypted at once: of a large part as they lie, of small ones gathered
+ * into one record. */
+static const char *next_bytes(struct cursor *at, char *scratch, size_t most, size_t *length)
+{
+    const char *first = (const char *)at->part->iov_base + at->offset;
+    size_t left = at->part->iov_len - at->offset;
+    if (left >= TLS_RECORD || at->part + 1 == at->end) {
+        *length = left < most ? left : most;
+        if (*length > TLS_RECORD)
+            *length -= *length % TLS_RECORD;
+        skip(at, *length);
+        return first;
+    }
+    *length = 0;
+    while (at->part < at->end && *length < TLS_RECORD) {
+        size_t n = at->part->iov_len - at->offset;
+        n = n < TLS_RECORD - *length ? n : TLS_RECORD - *length;
+        memcpy(scratch + *length, (const char *)at->part->iov_base + at->offset, n);
+        *length += n;
+        skip(at, n);
+    }
+    return scratch;
+}
+
+/* How many bytes were encrypted, or -errno. */
+static ssize_t encrypt(struct tls *tls, const char *bytes, size_t length)
+{
+    const struct openssl *openssl = openssl_of(tls->connection);
+    size_t written;
+    openssl->ERR_clear_error();
+    errno = 0;
+    int result = openssl->SSL_write_ex(tls->ssl, bytes, length, &written);
+    if (result == 1)
+        return (ssize_t)written;
+    int error = classify(tls, result);
+    return error < 0 ? error : -EPROTO;
+}
+
+static ssize_t encrypt_batch(struct tls *tls, struct cursor *at)
+{
+    struct tls_library *shared = library(tls->connection);
+    size_t batch = 0, length;
+    while (at->part < at->end && TLS_BATCH - batch >= TLS_RECORD) {
+        const char *bytes = next_bytes(at, shared->scratch, TLS_BATCH - batch, &length);
+        ssize_t n = encrypt(tls, bytes, length);
+        if (n < 0)
+            return n;
+        batch += length;
+    }
+    return (ssize_t)batch;
+}
+
+/* What was queued before the session began. */
+static ssize_t write_plain(struct tls *tls, const struct iovec *parts, int count)
+{
+    struct iovec own[64];
+    size_t left = tls->plain;
+    int n = 0;
+    for (; n < count && n < 64 && left > 0; n++) {
+        own[n] = parts[n];
+        own[n].iov_len = own[n].iov_len < left ? own[n].iov_len : left;
+        left -= own[n].iov_len;
+    }
+    ssize_t sent = tls->under->write(tls->connection, own, n);
+    if (sent > 0)
+        tls->plain -= (size_t)sent;
+    if (tls->plain == 0)
+        connection_dirty(tls->connection); /* the handshake begins */
+    return sent;
+}
+
+/* Bytes of the queue whose ciphertext has gone by now; 0 where none has, -EAGAIN where it has not,
+ * or -errno. */
+static ssize_t settle_owed(struct tls *tls)
+{
+    int error = tls->state == OPEN ? send_pending(tls) : -EAGAIN;
+    if (error < 0)
+        return error;
+    ssize_t owed = (ssize_t)tls->owed;
+    tls->owed = 0;
+    return owed;
+}
+
+/* The ciphertext of so many bytes was written: how many of them are sent. */
+static ssize_t push_batch(struct tls *tls, size_t batch)
+{
+    int error = push(tls);
+    if (error < 0)
+        return error;
+    if (tls->pending_length == 0)
+        return (ssize_t)batch;
+    tls->owed = batch;
+    return 0;
+}
+
+static ssize_t tls_write(struct connection *connection, const struct iovec *parts, int count)
+{
+    struct tls *tls = connection->tls;
+    if (tls->plain > 0)
+        return write_plain(tls, parts, count);
+    ssize_t taken = settle_owed(tls);
+    if (taken < 0)
+        return taken;
+    struct cursor at = {parts, parts + count, 0};
+    skip(&at, (size_t)taken);
+    while (at.part < at.end && tls->pending_length == 0) {
+        ssize_t n = encrypt_batch(tls, &at);
+        if (n > 0)
+            n = push_batch(tls, (size_t)n);
+        if (n < 0)
+            return n;
+        taken += n;
+    }
+    return taken > 0 ? taken : -EAGAIN;
+}
+
+static ssize_t tls_send_file(struct connection *connection, int fd, int64_t offset, size_t length)
+{
+    struct tls *tls = connection->tls;
+    struct tls_library *shared = library(connection);
+    if (tls->plain > 0) {
+        ssize_t sent = tls->under->send_file(connection, fd, offset,
+                                             length < tls->plain ? length : tls->plain);
+        tls->plain -= sent > 0 ? (size_t)sent : 0;
+        if (tls->plain == 0)
+            connection_dirty(connection);
+        return sent;
+    }
+    ssize_t taken = settle_owed(tls);
+    if (taken != 0)
+        return taken;
+    ssize_t n = pread(fd, shared->scratch, length < TLS_BATCH ? length : TLS_BATCH, (off_t)offset);
+    if (n <= 0)
+        return n < 0 ? (errno == EAGAIN || errno == EINTR ? -EIO : -errno) : 0;
+    n = encrypt(tls, shared->scratch, (size_t)n);
+    if (n > 0)
+        n = push_batch(tls, (size_t)n);
+    return n == 0 ? -EAGAIN : n;
+}
+
+/* A client speaks first, once what was queued before is sent. */
+static int tls_flush(struct connection *connection)
+{
+    struct tls *tls = connection->tls;
+    if (tls->state == WAITING && tls->plain == 0) {
+        tls->state = SHAKING;
+        if (!tls->context->server)
+            shake(tls);
+    }
+    return send_pending(tls);
+}
+
+/* close_notify; 0 when that is sent too. */
+static int tls_seal(struct connection *connection)
+{
+    struct tls *tls = connection->tls;
+    const struct openssl *openssl = openssl_of(connection);
+    if (tls->state == OPEN && !tls->sealed) {
+        tls->sealed = true;
+        openssl->ERR_clear_error();
+        openssl->SSL_shutdown(tls->ssl);
+        push(tls);
+    }
+    return send_pending(tls);
+}
+
+/* Where the last record could not be sent whole, close_notify would be noise. */
+static int tls_finish(struct connection *connection)
+{
+    struct tls *tls = connection->tls;
+    if (tls->pending_length == 0)
+        tls_seal(connection);
+    else
+        send_pending(tls);
+    return tls->under->finish(connection);
+}
+
+static int set_nodelay(struct connection *connection, bool on)
+{
+    const struct transport_ops *under = connection->tls->under;
+    return under->set_nodelay ? under->set_nodelay(connection, on) : 0;
+}
+
+static int set_keepalive(struct connection *connection, bool on, unsigned seconds)
+{
+    const struct transport_ops *under = connection->tls->under;
+    return under->set_keepalive ? under->set_keepalive(connection, on, seconds) : 0;
+}
+
+static const struct transport_ops tls_ops = {
+    .kind = "tls",
+    .read = tls_read,
+    .write = tls_write,
+    .send_file = tls_send_file,
+    .flush = tls_flush,
+    .seal = tls_seal,
+    .finish = tls_finish,
+    .set_nodelay = set_nodelay,
+    .set_keepalive = set_keepalive,
+};
+
+/* --- birth and end -------------------------------------------------------------------------- */
+
+void tls_begin(struct connection *connection, struct tls_context *context, const char *name)
+{
+    struct loop *loop = connection_loop(connection);
+    struct tls *tls = memory_new(sizeof *tls);
+    tls->connection = connection;
+    tls->context = context;
+    tls->under = connection->ops;
+    tls->plain = connection->out.bytes;
+    tls->name = name ? strdup(name) : NULL;
+    tls->timer.fire = on_limit;
+    tls_context_hold(context);
+    context->handshakes++;
+    connection->tls = tls;
+    connection->ops = &tls_ops;
+    loop_timer_start(loop, &tls->timer, loop_now(loop) + context->timeout_ms * (uint64_t)1000000);
+    connection_dirty(connection);
+}
+
+int connection_secure(struct connection *connection, uint64_t handle, const char *name)
+{
+    struct tls_context *context = tls_context_find(connection_loop(connection), handle);
+    if (context == NULL)
+        return -EBADF;
+    if (connection->tls)
+        return -EALREADY;
+    if (!output_accepts(connection) || connection->flags & C_EOF)
+        return -EPIPE;
+    tls_begin(connection, context, name);
+    return 0;
+}
+
+void tls_end(struct connection *connection)
+{
+    struct tls *tls = connection->tls;
+    if (tls == NULL)
+        return;
+    if (tls->state < OPEN)
+        leave_handshakes(tls);
+    loop_timer_stop(connection_loop(connection), &tls->timer);
+    if (tls->ssl)
+        openssl_of(connection)->SSL_free(tls->ssl);
+    connection->ops = tls->under;
+    connection->tls = NULL;
+    tls_context_drop(tls->context);
+    free(tls->name);
+    free(tls->problem);
+    free(tls->pending);
+    free(tls);
+}
+
+/* --- what may be asked ---------------------------------------------------------------------- */
+
+const char *connection_protocol(const struct connection *connection, size_t *length)
+{
+    const unsigned char *name = NULL;
+    unsigned size = 0;
+    if (connection->tls && connection->tls->ssl)
+        openssl_of(connection)->SSL_get0_alpn_selected(connection->tls->ssl, &name, &size);
+    *length = size;
+    return size ? (const char *)name : NULL;
+}
+
+const char *connection_tls_problem(const struct connection *connection)
+{
+    return connection->tls ? connection->tls->problem : NULL;
+}
+
+char *connection_certificate(const struct connection *connection, size_t *length)
+{
+    const struct openssl *openssl = connection->tls ? openssl_of(connection) : NULL;
+    X509 *certificate = connection->tls && connection->tls->ssl
+                            ? openssl->SSL_get1_peer_certificate(connection->tls->ssl)
+                            : NULL;
+    if (certificate == NULL)
+        return NULL;
+    char *text = tls_describe(openssl, certificate, length);
+    openssl->X509_free(certificate);
+    return text;
+}

@@ -1,0 +1,263 @@
+-- TLS: options become contexts of the core, which hold certificates and say whom to trust. The files
+-- are read when a context is made; connections keep theirs, whatever becomes of the files.
+
+local class = require "skald.class"
+local core = require "skald.core"
+local log = require "skald.log"
+local tlsoptions = require "skald.tlsoptions"
+
+local ffi = require "ffi"
+local C, pointer = core.C, core.pointer
+
+local tls = {}
+
+-- --- contexts ---------------------------------------------------------------------------------
+
+--- What the core needs to speak TLS.
+---@class TLSContext
+---@field handle number
+---@field files table<string, string|false> the files that were read; false: could not be
+---@field key string all that it was made of: contexts with the same are alike
+local Context = class.root "TLSContext"
+
+function Context:init(server)
+  local handle = ffi.new "double[1]"
+  self.server, self.files, self.parts = server, {}, { server and "server" or "client" }
+  self.errno = C.skald_tls_new(pointer, server, handle)
+  self.handle = handle[0]
+  self.guard = newproxy(true)
+  local own = handle[0]
+  getmetatable(self.guard).__gc = function()
+    C.skald_tls_release(pointer, own)
+  end
+end
+
+-- What went wrong with a file, to be raised.
+local function complain(self, path, message, code)
+  error({ message = ("%s: %s"):format(path, message), code = code, context = self }, 0)
+end
+
+local function read(self, path)
+  local file, message, errno = io.open(path, "rb")
+  local text = file and file:read "*a"
+  if file then
+    file:close()
+  end
+  self.files[path] = text or false
+  if not text then
+    complain(self, path, (message or "cannot be read"):gsub("^.-: ", ""), core.nameOf(errno or 0))
+  end
+  self.parts[#self.parts + 1] = text
+  return text
+end
+
+-- The core took it, or says why not.
+local function need(self, path, errno)
+  if errno ~= 0 then
+    complain(self, path, ffi.string(C.skald_tls_problem(pointer)), core.nameOf(errno))
+  end
+end
+
+local function certify(self, options)
+  local chains, keys = tlsoptions.listOf(options.certificate), tlsoptions.listOf(options.privateKey)
+  for i, path in ipairs(chains) do
+    local keyPath = keys[i] or path
+    local chain, key = read(self, path), read(self, keyPath)
+    local errno = C.skald_tls_certify(pointer, self.handle, chain, #chain, key, #key)
+    local problem = errno ~= 0 and ffi.string(C.skald_tls_problem(pointer))
+    need(self, problem and problem:find "private key" and keyPath or path, errno)
+  end
+  if #keys > #chains then
+    complain(self, keys[#chains + 1], "a private key without a certificate", "EINVAL")
+  end
+end
+
+local function trust(self, path, demand)
+  local pem = path and read(self, path)
+  self.parts[#self.parts + 1] = tostring(demand)
+  need(self, path or "trust", C.skald_tls_trust(pointer, self.handle, demand, pem or nil, pem and #pem or 0))
+end
+
+local function offer(self, names)
+  local wire = {}
+  for i, name in ipairs(names) do
+    if #name > 255 then
+      complain(self, "alpn", ("'%s' is too long"):format(name), "EINVAL")
+    end
+    wire[i] = string.char(#name) .. name
+  end
+  local text = table.concat(wire)
+  self.parts[#self.parts + 1] = text
+  need(self, "alpn", C.skald_tls_offer(pointer, self.handle, text, #text))
+end
+
+local function fill(self, options)
+  certify(self, options)
+  if self.server then
+    trust(self, options.clientCA, options.clientCA and tlsoptions.demands[options.clientCertificate or "required"] or 0)
+  else
+    trust(self, options.trust, tlsoptions.verifies(options) and 2 or 0)
+  end
+  if options.alpn then
+    offer(self, tlsoptions.listOf(options.alpn))
+  end
+  if options.handshakeTimeout then
+    self.parts[#self.parts + 1] = tostring(options.handshakeTimeout)
+    C.skald_tls_limit(pointer, self.handle, options.handshakeTimeout)
+  end
+  self.key, self.parts = table.concat(self.parts, "\0"), nil
+end
+
+--- Makes a context: reads the files that the options name.
+---@param options table of endpoints or of functions; what is not TLS's is not looked at
+---@param server boolean
+---@return TLSContext? context or nil, message, code, and the files that were read
+---@return string? message
+---@return string? code
+---@return table<string, string|false>? files
+function tls.load(options, server)
+  local context = Context:new(server)
+  if context.errno ~= 0 then
+    return nil, ffi.string(C.skald_tls_problem(pointer)), core.nameOf(context.errno), {}
+  end
+  local ok, problem = pcall(fill, context, options)
+  if ok then
+    return context
+  elseif type(problem) ~= "table" then
+    error(problem, 0)
+  end
+  return nil, problem.message, problem.code, context.files
+end
+
+-- --- endpoints --------------------------------------------------------------------------------
+
+--- Sees to it that an endpoint has its context, where it is one of TLS.
+---@param endpoint table
+---@param server boolean
+---@return boolean? ok nil, message, code, and the files that were read
+---@return string? message
+---@return string? code
+---@return table<string, string|false>? files
+function tls.prepare(endpoint, server)
+  if endpoint.type ~= "tls" or endpoint.context then
+    return true
+  end
+  local message, code, files
+  endpoint.context, message, code, files = tls.load(endpoint, server)
+  if not endpoint.context then
+    return nil, message, code, files
+  end
+  if not server and not tlsoptions.verifies(endpoint) then
+    log.warning("tls:%s: whoever answers is taken for it (verify=no)", endpoint.path or endpoint.host)
+  end
+  return true
+end
+
+--- Whom a client's peer is to be: a host name or an address; nil: nobody knows.
+---@param options table
+---@param endpoint table where it connected to
+---@return string?
+function tls.expected(options, endpoint)
+  return options.hostname or endpoint.host
+end
+
+-- --- startTLS ---------------------------------------------------------------------------------
+
+-- Contexts of startTLS by what was asked for: until the next commit, which reads files again.
+local started = {}
+
+local function keyOf(options, server)
+  local list = {}
+  for key, value in pairs(options) do
+    value = type(value) == "table" and table.concat(value, ",") or tostring(value)
+    list[#list + 1] = ("%s=%s"):format(key, value)
+  end
+  table.sort(list)
+  return (server and "server" or "client") .. "\0" .. table.concat(list, "\0")
+end
+
+--- The files of `startTLS` are read again at the next one.
+function tls.forget()
+  started = {}
+end
+
+-- Bytes that came before the handshake were not encrypted, and nobody may take them for what was
+-- (RFC 3207, 6): what a receiver still holds is dropped.
+local function dropRest(receiver)
+  local clear = receiver and (receiver.clearLineBuffer or receiver.clearBuffer)
+  if clear then
+    clear(receiver)
+  end
+end
+
+--- Encrypts a connection from now on.
+---@param handle number
+---@param options table? as tlsoptions.check takes them
+---@param receiver Protocol?
+---@param endpoint table? where the connection was made to; nil: it was accepted
+---@return boolean? ok nil, message, code
+---@return string? message
+---@return string? code
+function tls.start(handle, options, receiver, endpoint)
+  local server = not endpoint
+  options = tlsoptions.check("startTLS", options, server, 4)
+  local name = endpoint and tls.expected(options, endpoint)
+  if endpoint and not name and tlsoptions.verifies(options) then
+    error("startTLS: whom to expect? give hostname=NAME, or verify=no", 3)
+  end
+  local key = keyOf(options, server)
+  local context, message, code = started[key], nil, nil
+  if not context then
+    context, message, code = tls.load(options, server)
+  end
+  if not context then
+    return nil, message, code
+  end
+  if not started[key] and not server and not tlsoptions.verifies(options) then
+    log.warning("startTLS: whoever answers is taken for the right one (verify=no)")
+  end
+  started[key] = context
+  local errno = C.skald_secure(pointer, handle, context.handle, name)
+  if errno ~= 0 then
+    return nil, core.errorOf(errno)
+  end
+  dropRest(receiver)
+  return true
+end
+
+-- --- what a session knows ---------------------------------------------------------------------
+
+local buffer = ffi.new "char[256]"
+
+--- What was agreed on to be spoken above TLS, or nil.
+---@param handle number
+---@return string?
+function tls.protocolOf(handle)
+  local length = C.skald_protocol(pointer, handle, buffer, 256)
+  return length > 0 and ffi.string(buffer, length) or nil
+end
+
+--- The peer's certificate, or nil.
+---@param handle number
+---@return table?
+function tls.certificateOf(handle)
+  local size = ffi.new "size_t[1]"
+  local text = C.skald_certificate(pointer, handle, size)
+  if text == nil then
+    return nil
+  end
+  local lines = ffi.string(text, size[0])
+  C.skald_free(text)
+  local head, pem = lines:match "^(.-\n)pem (.*)$"
+  local found = { names = {}, pem = pem }
+  for key, value in head:gmatch "(%a+) ([^\n]*)\n" do
+    if key == "names" then
+      table.insert(found.names, value)
+    else
+      found[key] = key:find "^not" and tonumber(value) or value
+    end
+  end
+  return found
+end
+
+return tls
