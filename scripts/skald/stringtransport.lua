@@ -362,9 +362,28 @@ function StringTransport:pipe(sink)
   return through or error(problem or "pipe: one of both is part of a pipe already", 2)
 end
 
---- Encrypts from now on. Not in this version.
-function StringTransport:startTLS() -- luacheck: no unused args
-  error("transport:startTLS: not in this version", 2)
+--- Notes in `startedTLS` what it was given; nothing is encrypted. The test calls `handshakeCompleted` of the
+--- protocol when it likes.
+---@param options TLSServerOptions|TLSClientOptions?
+---@return boolean? ok nil, message, code where it was called before, and after the end
+---@return string? message
+---@return string? code
+function StringTransport:startTLS(options)
+  if options ~= nil and type(options) ~= "table" then
+    error(("startTLS takes its options as a table, not a %s"):format(type(options)), 2)
+  elseif self.disconnecting then
+    return nil, "closing", "EPIPE"
+  elseif self.startedTLS then
+    return nil, "encrypted already", "EALREADY"
+  end
+  self.startedTLS = options or {}
+  return true
+end
+
+--- What the test has put into `peerCertificate`.
+---@return table? certificate
+function StringTransport:getPeerCertificate()
+  return self.peerCertificate
 end
 
 -- --- what the peer does -----------------------------------------------------------------------
