@@ -15,6 +15,7 @@
     X(ASN1_TIME_to_tm)                                                                             \
     X(BIO_ctrl)                                                                                    \
     X(BIO_free)                                                                                    \
+    X(BIO_number_written)                                                                          \
     X(BIO_new)                                                                                     \
     X(BIO_new_bio_pair)                                                                            \
     X(BIO_new_mem_buf)                                                                             \
@@ -91,7 +92,7 @@
     X(X509_verify_cert_error_string)
 
 struct openssl {
-#define OPENSSL_POINTER(name) __typeof__(&name) name;
+#define OPENSSL_POINTER(name) __typeof__ (&(name))(name);
     OPENSSL_FUNCTIONS(OPENSSL_POINTER)
 #undef OPENSSL_POINTER
 };

@@ -81,6 +81,14 @@ bool tls_saw_end(const struct connection *connection)
     return connection->tls && connection->tls->eof;
 }
 
+/* Before each call that may fail: what an earlier one has left would be taken for its error. */
+static void prepare(const struct openssl *openssl)
+{
+    if (openssl->ERR_peek_error() != 0)
+        openssl->ERR_clear_error();
+    errno = 0;
+}
+
 /* --- ciphertext ----------------------------------------------------------------------------- */
 
 static int keep(struct tls *tls, const char *bytes, size_t length)
@@ -105,23 +113,23 @@ static ssize_t send_some(struct tls *tls, const char *bytes, size_t length)
     return n == -EAGAIN ? 0 : n;
 }
 
-/* Sends what OpenSSL has just written. 0 or -errno; what the kernel does not take is pending. */
+/* Sends what OpenSSL has just written. 0 or -errno; what the kernel does not take is pending. Each
+ * time all of the buffer is taken, so that it never wraps around. */
 static int push(struct tls *tls)
 {
     struct tls_library *shared = library(tls->connection);
+    uint64_t written = shared->openssl.BIO_number_written(shared->out);
     char *bytes;
-    int error = 0;
-    for (;;) {
-        int length = shared->openssl.BIO_nread(shared->drain, &bytes, TLS_OUT);
-        if (length <= 0)
-            return error;
-        ssize_t sent = 0;
-        if (error == 0 && tls->pending_length == 0 &&
-            (sent = send_some(tls, bytes, (size_t)length)) < 0)
-            error = (int)sent;
-        if (error == 0)
-            error = keep(tls, bytes + sent, (size_t)(length - sent));
-    }
+    if (written == shared->written)
+        return 0;
+    shared->written = written;
+    int length = shared->openssl.BIO_nread(shared->drain, &bytes, TLS_OUT);
+    if (length <= 0)
+        return 0;
+    ssize_t sent = 0;
+    if (tls->pending_length == 0)
+        sent = send_some(tls, bytes, (size_t)length);
+    return sent < 0 ? (int)sent : keep(tls, bytes + sent, (size_t)(length - sent));
 }
 
 /* 0 where nothing is pending any more, -EAGAIN where something is, or -errno. */
@@ -267,8 +275,7 @@ static void opened(struct tls *tls)
 static int shake_session(struct tls *tls)
 {
     const struct openssl *openssl = openssl_of(tls->connection);
-    openssl->ERR_clear_error();
-    errno = 0;
+    prepare(openssl);
     int result = openssl->SSL_do_handshake(tls->ssl);
     int why = result == 1 ? 0 : classify(tls, result);
     int error = push(tls);
@@ -363,8 +370,7 @@ static ssize_t tls_read(struct connection *connection, char *buffer, size_t size
     if (tls->state != OPEN)
         return -EAGAIN;
     do {
-        openssl->ERR_clear_error();
-        errno = 0;
+        prepare(openssl);
         int result = openssl->SSL_read_ex(tls->ssl, buffer + total, size - total, &n);
         if (result != 1) {
             tls->outcome = classify(tls, result);
@@ -436,8 +442,7 @@ static ssize_t encrypt(struct tls *tls, const char *bytes, size_t length)
 {
     const struct openssl *openssl = openssl_of(tls->connection);
     size_t written;
-    openssl->ERR_clear_error();
-    errno = 0;
+    prepare(openssl);
     int result = openssl->SSL_write_ex(tls->ssl, bytes, length, &written);
     if (result == 1)
         return (ssize_t)written;
@@ -566,7 +571,7 @@ static int tls_seal(struct connection *connection)
     const struct openssl *openssl = openssl_of(connection);
     if (tls->state == OPEN && !tls->sealed) {
         tls->sealed = true;
-        openssl->ERR_clear_error();
+        prepare(openssl);
         openssl->SSL_shutdown(tls->ssl);
         push(tls);
     }

@@ -5,7 +5,6 @@
 #include "base/memory.h"
 
 #include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,13 +38,9 @@ static const struct openssl *openssl_of(const struct tls_context *context)
     return &context->loop->tls->openssl;
 }
 
-__attribute__((format(printf, 2, 3))) static int refuse(struct tls_library *tls, const char *format,
-                                                        ...)
+static int refuse(struct tls_library *tls, const char *what, const char *detail)
 {
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(tls->problem, sizeof tls->problem, format, arguments);
-    va_end(arguments);
+    snprintf(tls->problem, sizeof tls->problem, "%s%s", what, detail);
     return -EINVAL;
 }
 
@@ -136,7 +131,7 @@ static int library_open(struct loop *loop)
         return error;
     if (tls->openssl.BIO_new_bio_pair(&tls->out, TLS_OUT, &tls->drain, 1) != 1 ||
         tls->openssl.RAND_bytes(tls->ticket_keys, TLS_TICKET_KEYS) != 1)
-        return refuse(tls, "OpenSSL: %s", reason(&tls->openssl, "cannot begin"));
+        return refuse(tls, "OpenSSL: ", reason(&tls->openssl, "cannot begin"));
     tls->open = true;
     return 0;
 }
@@ -172,8 +167,7 @@ int tls_context_new(struct loop *loop, bool server, uint64_t *handle)
         context->count = 1;
     else
         free(context);
-    return *handle ? 0
-                   : refuse(loop->tls, "OpenSSL: %s", reason(&loop->tls->openssl, "no context"));
+    return *handle ? 0 : refuse(loop->tls, "OpenSSL: ", reason(&loop->tls->openssl, "no context"));
 }
 
 void tls_context_hold(struct tls_context *context)
@@ -253,11 +247,11 @@ static int use_key(struct tls_library *tls, SSL_CTX *ctx, const char *pem, size_
     EVP_PKEY *key = bio ? openssl->PEM_read_bio_PrivateKey(bio, NULL, no_passphrase, NULL) : NULL;
     openssl->BIO_free(bio);
     if (key == NULL)
-        return refuse(tls, "no private key in it that can be read without a passphrase");
+        return refuse(tls, "no private key in it that can be read without a passphrase", "");
     int taken = openssl->SSL_CTX_use_PrivateKey(ctx, key);
     openssl->EVP_PKEY_free(key);
     if (taken != 1 || openssl->SSL_CTX_check_private_key(ctx) != 1)
-        return refuse(tls, "the private key does not fit the certificate (%s)",
+        return refuse(tls, "the private key does not fit the certificate: ",
                       reason(openssl, "it is another one"));
     return 0;
 }
@@ -268,9 +262,9 @@ static int certify(struct tls_context *context, SSL_CTX *ctx, const char *chain,
     struct tls_library *tls = context->loop->tls;
     int count = each_certificate(&tls->openssl, chain, chain_length, take_chain, ctx);
     if (count == 0)
-        return refuse(tls, "no certificate in it");
+        return refuse(tls, "no certificate in it", "");
     if (count < 0)
-        return refuse(tls, "no valid certificate: %s", reason(&tls->openssl, "cannot be used"));
+        return refuse(tls, "no valid certificate: ", reason(&tls->openssl, "cannot be used"));
     return use_key(tls, ctx, key, key_length);
 }
 
@@ -285,10 +279,10 @@ int tls_context_certify(struct loop *loop, uint64_t handle, const char *chain, s
         return certify(context, context->variants[0], chain, chain_length, key, key_length);
     }
     if (context->count == TLS_CERTIFICATES)
-        return refuse(loop->tls, "more than %d certificates", TLS_CERTIFICATES);
+        return refuse(loop->tls, "too many certificates", "");
     SSL_CTX *ctx = variant_new(context);
     if (ctx == NULL)
-        return refuse(loop->tls, "OpenSSL: %s", reason(&loop->tls->openssl, "no context"));
+        return refuse(loop->tls, "OpenSSL: ", reason(&loop->tls->openssl, "no context"));
     context->variants[context->count++] = ctx;
     return certify(context, ctx, chain, chain_length, key, key_length);
 }
@@ -331,9 +325,10 @@ static int trust(struct tls_context *context, SSL_CTX *ctx, enum tls_demand dema
         return 0;
     }
     int count = each_certificate(openssl, pem, length, take_trusted, ctx);
-    if (count <= 0)
-        return refuse(tls, count == 0 ? "no certificate in it" : "no valid certificate: %s",
-                      reason(openssl, "cannot be used"));
+    if (count == 0)
+        return refuse(tls, "no certificate in it", "");
+    if (count < 0)
+        return refuse(tls, "no valid certificate: ", reason(openssl, "cannot be used"));
     return 0;
 }
 
@@ -365,7 +360,7 @@ int tls_context_offer(struct loop *loop, uint64_t handle, const char *names, siz
             openssl->SSL_CTX_set_alpn_select_cb(ctx, on_protocols, context);
         else if (openssl->SSL_CTX_set_alpn_protos(ctx, (const unsigned char *)names,
                                                   (unsigned)length) != 0)
-            return refuse(loop->tls, "these protocols cannot be offered");
+            return refuse(loop->tls, "these protocols cannot be offered", "");
     }
     return 0;
 }

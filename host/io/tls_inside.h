@@ -19,8 +19,9 @@ struct tls_library {
     struct openssl openssl;
     bool open;
     struct slots contexts;
-    BIO *out;   /* owns both ends of a pair; what any session writes */
-    BIO *drain; /* comes out here, within the same call */
+    BIO *out;         /* owns both ends of a pair; what any session writes */
+    BIO *drain;       /* comes out here, within the same call */
+    uint64_t written; /* bytes that have been, in all */
     unsigned char ticket_keys[TLS_TICKET_KEYS];
     char scratch[TLS_BATCH]; /* plaintext that is gathered to be encrypted */
     uint64_t turn;           /* of the loop, in which `spent` was */

@@ -1,0 +1,80 @@
+-- TLS: handshakes that are cut off, or of which bytes are changed, and floods of them.
+
+local certificates = require "support.certificates"
+local host = require "support.host"
+local process = require "support.process"
+
+local LOAD = "build/bench/tls_load"
+local COUNT = host.long and 10000 or 1000
+
+local script = [[
+  local reactor = require "skald.reactor"
+  local P, live, most = {}, 0, 0
+  function P:connectionMade() live = live + 1 end
+  function P:dataReceived(data) self.transport:write(data) end
+  function P:connectionLost() live = live - 1 end
+  local Q = {}
+  function Q:dataReceived() self.transport:write(live .. "\n") end
+  local o = ...
+  return { { name = "echo", listen = o.at, protocol = P }, { name = "count", listen = "tcp:127.0.0.1:0", protocol = Q } }
+]]
+
+describe("of broken handshakes", function()
+  local own, h
+
+  before_each(function()
+    own = certificates.selfSigned("localhost", { "localhost" })
+    h = host.serve(script, { "at=" .. certificates.endpoint(own), listening = 2 })
+  end)
+  after_each(host.cleanup)
+
+  local function fuzz(count, seed, how)
+    local status, out, log = process.run { LOAD, "fuzz", h.endpoints[1].port, count, seed, how, deadline = 600 }
+    assert.equal(0, status, log)
+    local ended, reset, late = out:match "ended (%d+) reset (%d+) late (%d+)"
+    return tonumber(ended) + tonumber(reset), tonumber(late)
+  end
+
+  -- Until the host knows of none that it has not told the end of.
+  local function awaitNone()
+    local c = h:connect(nil, 2)
+    repeat
+      c:send "?"
+    until c:line() == "0"
+    c:close()
+  end
+
+  for how, words in pairs { truncate = "cut off", mutate = "changed" } do
+    it(("each that is %s ends, and nothing of it is left"):format(words), function()
+      fuzz(100, 7, how)
+      awaitNone()
+      local before = h:memory()
+      local ended, late = fuzz(COUNT, 11, how)
+      assert.same({ COUNT, 0 }, { ended, late })
+      awaitNone()
+      if not host.sanitized then
+        local grown = h:memory() - before
+        assert.is_true(grown < 1e6 + COUNT * 50, grown .. " bytes more")
+      end
+      assert.truthy(certificates.sclient(h.endpoints[1].port, "", { "-brief" }):find "ESTABLISHED")
+      h:stop()
+    end)
+  end
+end)
+
+describe("a flood of handshakes", function()
+  after_each(host.cleanup)
+
+  it("is served beside connections that are there, and leaves nothing", function()
+    local own = certificates.selfSigned("localhost", { "localhost" })
+    local h = host.serve(script, { "at=" .. certificates.endpoint(own), listening = 2 })
+    local port, pid = h.endpoints[1].port, h.process.pid
+    local flood = process.start { LOAD, "flood", port, "600", "2" }
+    local status, out, log = process.run { LOAD, "echo", port, "20", "64", "1", pid }
+    assert.equal(0, status, log)
+    assert.is_true(tonumber(out:match "messages (%d+)") > 0)
+    assert.equal(0, flood:wait())
+    assert.is_true(tonumber(flood:output():match "rate (%d+)") > 0)
+    h:stop()
+  end)
+end)
