@@ -14,7 +14,8 @@
 #include <unistd.h>
 
 enum {
-    SLICE_NS = 1000000,     /* of handshakes in one turn of the loop, one step at least */
+    SLICE_NS = 500000,      /* of first steps of handshakes in one turn of the loop, one at least;
+                               the others may take as long again */
     MOST_PENDING = 1 << 20, /* of ciphertext that nobody takes: answers to its questions pile up */
 };
 
@@ -206,15 +207,15 @@ static int classify(struct tls *tls, int result)
 
 /* No more than a slice of each turn goes into handshakes, so that a flood of them delays nobody
  * much; who is skipped is told of by the kernel again. */
-static bool has_time(const struct connection *connection)
+static bool has_time(const struct tls *tls)
 {
-    struct loop *loop = connection_loop(connection);
+    struct loop *loop = connection_loop(tls->connection);
     struct tls_library *shared = loop->tls;
     if (shared->turn != uv_now(&loop->uv)) {
         shared->turn = uv_now(&loop->uv);
         shared->spent = 0;
     }
-    return shared->spent < SLICE_NS;
+    return shared->spent < (uint64_t)SLICE_NS * (tls->ssl ? 2 : 1);
 }
 
 static void expect_name(struct tls *tls)
@@ -330,7 +331,7 @@ void tls_on_poll(struct connection *connection, int events)
     if (tls->state != SHAKING || !(events & UV_READABLE) ||
         connection->flags & (C_DROPPING | C_RESET | C_BROKEN))
         return;
-    if (has_time(connection))
+    if (has_time(tls))
         shake(tls);
     if (tls->state != OPEN)
         return;

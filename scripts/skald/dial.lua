@@ -5,7 +5,6 @@
 local core = require "skald.core"
 local dispatch = require "skald.dispatch"
 local timers = require "skald.timers"
-local tls = require "skald.tls"
 
 local ffi = require "ffi"
 local C, pointer = core.C, core.pointer
@@ -212,7 +211,10 @@ end
 local function go(self)
   self.next = nil
   local endpoint = self.endpoint
-  local ok, message, code = tls.prepare(endpoint, false)
+  local ok, message, code = true, nil, nil
+  if endpoint.type == "tls" then
+    ok, message, code = require("skald.tls").prepare(endpoint, false)
+  end
   if not ok then
     fail(self, "error", "local", message, code)
   elseif endpoint.path then

@@ -498,6 +498,9 @@ end
 ---@return string? message
 ---@return string? code
 function Generation:secure(endpoint, server)
+  if endpoint.type ~= "tls" then
+    return true
+  end
   local ok, message, code, files = require("skald.tls").prepare(endpoint, server)
   for path, text in pairs(endpoint.context and endpoint.context.files or files or {}) do
     self.files[path] = text

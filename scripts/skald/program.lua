@@ -179,7 +179,7 @@ local function listenNow(generation, definition, endpoint)
   local group, message, code = roster.groupOf(factory)
   local listener
   local ok = group ~= nil
-  if ok then
+  if ok and endpoint.type == "tls" then
     ok, message, code = require("skald.tls").prepare(endpoint, true)
   end
   if ok then
