@@ -1,5 +1,6 @@
 -- Real transports: what each kind does, and the fakes of skald.testing do too (tests/unit/carriers_spec.lua).
 
+local certificates = require "support.certificates"
 local host = require "support.host"
 
 -- It describes as if it stood here.
@@ -17,10 +18,32 @@ local function wrapped(text)
   return host.serve(carriers.wrapped(text))
 end
 
+-- The peers speak TCP to a forwarder, and that TLS to the service.
+local function overTls(text)
+  local own = certificates.selfSigned("localhost", { "127.0.0.1" })
+  local service = host.serve(text, {
+    "listen=" .. certificates.endpoint(own), options = { ("--control=%s/service"):format(host.folder()) },
+  })
+  local forwarder = host.run {
+    "portforward", "listen=tcp:127.0.0.1:0",
+    ("connect=tls:127.0.0.1:%d:trust=%s"):format(service.port, own.certificate),
+  }
+  return {
+    connect = function()
+      return forwarder:connect()
+    end,
+    line = function()
+      return service:line()
+    end,
+  }
+end
+
 local rows = {
   { name = "tcp", serve = overTcp, address = "^tcp:127%.0%.0%.1:%d+$" },
   { name = "tcp with a wrapper", serve = wrapped, address = "^tcp:127%.0%.0%.1:%d+$" },
   { name = "unix", serve = overUnix, address = "^unix:", reset = "eof", resets = false },
+  -- before the handshake there is no orderly end, and the forwarder passes that on
+  { name = "tls", serve = overTls, address = "^tcp:127%.0%.0%.1:%d+$", resets = false, early = "ECONNRESET" },
 }
 
 for _, row in ipairs(rows) do
