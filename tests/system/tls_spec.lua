@@ -526,6 +526,66 @@ describe("a TLS client", function()
   end)
 end)
 
+describe("the reactor", function()
+  after_each(host.cleanup)
+
+  it("listens and connects with TLS, on ports and on Unix sockets", function()
+    local own = certificates.selfSigned("localhost", { "localhost", "127.0.0.1" })
+    local h = host.serve(([[
+      local reactor, protocol = require "skald.reactor", require "skald.protocol"
+      local Echo, Client = protocol.Protocol {}, protocol.Protocol {}
+      function Echo:dataReceived(data) self.transport:write(data) end
+      function Client:connectionMade() self.transport:write(self.factory.name) end
+      function Client:dataReceived(data) print("back", data) end
+      local server = { certificate = %q, privateKey = { %q }, alpn = { "x" } }
+      local client = { trust = server.certificate, alpn = "x" }
+      local function with(options, more)
+        local all = {}
+        for k, v in pairs(options) do all[k] = v end
+        for k, v in pairs(more) do all[k] = v end
+        return all
+      end
+      local function factory(name) return protocol.ClientFactory { protocol = Client, name = name } end
+      local port = reactor.listenSSL(0, { protocol = Echo }, with(server, { interface = "127.0.0.1" }))
+      reactor.listenUNIX(%q, { protocol = Echo }, { tls = server })
+      reactor.callWhenRunning(function()
+        reactor.connectSSL("localhost", port:getHost().port, factory "port", client)
+        reactor.connectUNIX(%q, factory "path", { tls = with(client, { hostname = "localhost" }) })
+      end)
+    ]]):format(own.certificate, own.key, host.folder() .. "/s", host.folder() .. "/s"), { listening = 2 })
+    local back = { h:line "^back\t(.*)$", (h:line "^back\t(.*)$") }
+    table.sort(back)
+    assert.same({ "path", "port" }, back)
+  end)
+
+  it("raises misuse of TLS at the caller's line, and answers what a file is not", function()
+    local text = [[
+      local reactor = require "skald.reactor"
+      local f = { protocol = {} }
+      local function try(...) print("said", select(2, pcall(...))) end
+      try(function() reactor.listenSSL(0, f) end) -- none
+      try(function() reactor.listenSSL(0, f, { certificate = "c", trust = "t" }) end) -- unknown
+      try(function() reactor.connectSSL("a", 1, f, { verify = 1 }) end) -- wrong
+      try(function() reactor.connectUNIX("/x", f, { tls = {} }) end) -- nobody
+      try(function() reactor.listenUNIX("/x", f, { tls = { certificate = 1 } }) end) -- number
+      reactor.callWhenRunning(function() print("said", reactor.listenSSL(0, f, { certificate = "/none" })) end)
+      return { listen = "tcp:127.0.0.1:0", protocol = {} }
+    ]]
+    local h = host.serve(text)
+    for mark, message in pairs {
+      ["-- none"] = "listenSSL: a server takes a certificate",
+      ["-- unknown"] = "listenSSL knows no option 'trust'",
+      ["-- wrong"] = "connectSSL: verify is 'yes' or 'no', not 1",
+      ["-- nobody"] = "connectUNIX: whom to expect is not said",
+      ["-- number"] = "listenUNIX: certificate is a string, or a list of them, not 1",
+    } do
+      local expected = ("script.lua:%d: %s"):format(host.lineOf(text, mark), message)
+      assert.truthy(h:output():find(expected, 1, true), expected)
+    end
+    assert.equal("/none: No such file or directory\tENOENT", h:line "^said\tnil\t(.*)$")
+  end)
+end)
+
 describe("startTLS", function()
   local own
 

@@ -95,3 +95,50 @@ describe("endpoints", function()
     assert.has_error(function() endpoints.parseServer(80) end)
   end)
 end)
+
+describe("endpoints of TLS", function()
+  local function server(s)
+    return assert(endpoints.parseServer(s))
+  end
+
+  it("stand on a port, on an address, on a Unix socket", function()
+    local options = ":certificate=c.pem,d.pem:privateKey=k.pem:alpn=h2,http/1.1:clientCA=ca.pem:clientCertificate=optional"
+    assert.same({
+      type = "tls", port = 443, certificate = "c.pem,d.pem", privateKey = "k.pem", alpn = "h2,http/1.1",
+      clientCA = "ca.pem", clientCertificate = "optional",
+    }, server("tls:443" .. options))
+    assert.same({ type = "tls", interface = "127.0.0.1", port = 443, certificate = "c", handshakeTimeout = 2.5 },
+      server "tls:127.0.0.1:443:certificate=c:handshakeTimeout=2.5")
+    assert.same({ type = "tls", path = "/run/x", mode = 384, certificate = "c" },
+      server "tls:unix:/run/x:mode=600:certificate=c")
+  end)
+
+  it("connect to a host, or to a Unix socket whose name is said", function()
+    assert.same({ type = "tls", host = "a.example", port = 443, timeout = 30, hostname = "b.example", verify = "yes",
+      trust = "ca.pem" }, endpoints.parseClient "tls:a.example:443:hostname=b.example:verify=yes:trust=ca.pem")
+    assert.same({ type = "tls", path = "/run/x", timeout = 30, verify = "no" },
+      endpoints.parseClient "tls:unix:/run/x:verify=no")
+  end)
+
+  it("say what is missing or wrong, and where", function()
+    for s, message in pairs {
+      ["tls:443"] = "column 8: a certificate is missing",
+      ["tls:443:certificate="] = "column 9: files are given as NAME,NAME",
+      ["tls:443:certificate=c:alpn=a,,b"] = "column 23: protocols are given as",
+      ["tls:443:certificate=c:clientCertificate=maybe"] = "column 23: clientCertificate is required or optional",
+      ["tls:443:certificate=c:clientCertificate=required"] = "column 49: clientCertificate takes a clientCA",
+      ["tls:443:certificate=c:trust=x"] = "column 23: tls knows no 'trust'",
+      ["tls:unix:certificate=c"] = "a path is missing",
+      ["haproxy:tls:443:certificate=c"] = "column 9: haproxy: before tls: is not in this version",
+    } do
+      assert.matches(message, (select(2, endpoints.parseServer(s))), 1, true)
+    end
+    for s, message in pairs {
+      ["tls:a"] = "column 6: a port is missing",
+      ["tls:a:443:verify=maybe"] = "column 11: verify is yes or no",
+      ["tls:unix:/x"] = "column 12: whom to expect on a Unix socket is not said",
+    } do
+      assert.matches(message, (select(2, endpoints.parseClient(s))), 1, true)
+    end
+  end)
+end)
