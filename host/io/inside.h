@@ -231,8 +231,9 @@ int tcp_send_at_once(int fd); /* 0 or -errno */
 /* tls.c: of connections with and without */
 void tls_end(struct connection *connection); /* from now on, bytes go as they are */
 bool tls_is_shaking(const struct connection *connection);
-bool tls_has_unsent(const struct connection *connection); /* beside the queue */
-bool tls_saw_end(const struct connection *connection);    /* the socket's input is over */
+bool tls_has_unsent(const struct connection *connection);       /* beside the queue */
+void tls_dropped(struct connection *connection, size_t length); /* of the queue, unsent */
+bool tls_saw_end(const struct connection *connection);          /* the socket's input is over */
 /* Of connections with. */
 void tls_begin(struct connection *connection, struct tls_context *context, const char *name);
 void tls_on_poll(struct connection *connection, int events); /* while it is shaking hands */

@@ -97,6 +97,8 @@ void output_tell_sent(struct connection *connection)
     queue_drop_file(&connection->out, &loop->pool);
     if (connection->fed_by)
         pipe_sink_flushed(connection); /* what is given up goes by no flush */
+    if (left > 0)
+        tls_dropped(connection, left);
     connection_tell_news(connection);
     loop->events->sent(loop->context, connection, sent, error);
 }

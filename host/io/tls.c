@@ -90,6 +90,15 @@ static void prepare(const struct openssl *openssl)
     errno = 0;
 }
 
+/* What was queued before the session began is less by what will not be sent. */
+void tls_dropped(struct connection *connection, size_t length)
+{
+    struct tls *tls = connection->tls;
+    if (tls && tls->plain > 0)
+        tls->plain -= length < tls->plain ? length : tls->plain;
+    connection_dirty(connection);
+}
+
 /* --- ciphertext ----------------------------------------------------------------------------- */
 
 static int keep(struct tls *tls, const char *bytes, size_t length)
