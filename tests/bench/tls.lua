@@ -99,9 +99,9 @@ end
 
 certificate()
 local skald, floor = startBoth()
+memory(skald, floor) -- first: what was freed later would be used again
 compare("64 bytes, 200 connections, one in flight each", 200, 64, skald, floor)
 compare("64 KiB, 10 connections, one in flight each", 10, 65536, skald, floor)
-memory(skald, floor)
 flood(skald)
 skald.process:stop()
 floor.process:stop()

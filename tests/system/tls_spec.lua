@@ -64,6 +64,19 @@ describe("a TLS server", function()
     end
   end)
 
+  it("is what loads OpenSSL: a host without one does not", function()
+    local function loads(h)
+      local maps = assert(io.open(("/proc/%d/maps"):format(h.process.pid)))
+      local text = maps:read "*a"
+      maps:close()
+      return text:find("libssl", 1, true) ~= nil
+    end
+    local plain = host.run { "echo", "listen=tcp:127.0.0.1:0", options = { "--control=" .. host.folder() .. "/2" } }
+    plain:connect():send("x\n"):line()
+    assert.is_false(loads(plain))
+    assert.is_true(loads(echo()))
+  end)
+
   it("speaks to curl", function()
     local h = host.serve([[
       local P = require "skald.basic".LineReceiver {}
