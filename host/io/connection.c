@@ -75,8 +75,7 @@ static void on_closed(uv_handle_t *handle)
     connection->magic = 0;
     free(connection);
     loop->open--;
-    if (loop_is_empty(loop))
-        loop_drained(loop);
+    loop_look_drained(loop);
 }
 
 /* RST instead of FIN. */
@@ -96,6 +95,8 @@ void connection_drop(struct connection *connection)
     if (connection->flags & C_RESET)
         set_reset(connection->fd);
     uv_close((uv_handle_t *)&connection->poll, on_closed);
+    if (connection->duplex)
+        duplex_close(connection);
     if (connection->fd >= 0)
         close(connection->fd);
     connection->fd = -1;
@@ -148,7 +149,7 @@ static void lose(struct connection *connection)
         connection->ops->finish(connection) < 0)
         connection->flags |= C_BROKEN;
     tell_lost(connection);
-    if (connection->flags & (C_RESET | C_BROKEN | C_EOF))
+    if (connection->flags & (C_RESET | C_BROKEN | C_EOF | C_ABRUPT))
         connection_drop(connection);
     else
         linger(connection);
@@ -308,7 +309,7 @@ static bool wants_output(const struct connection *connection)
  * nobody does, this asks. */
 static void on_socket_error(struct connection *connection)
 {
-    int error = 0;
+    int error = connection->flags & C_ABRUPT ? EPIPE : 0;
     socklen_t size = sizeof error;
     connection_dirty(connection);
     if (wants_input(connection) || wants_output(connection))
@@ -344,12 +345,8 @@ void connection_read_now(struct connection *connection)
         (connection->feeds ? pipe_read : on_readable)(connection);
 }
 
-static void on_poll(uv_poll_t *poll, int status, int events)
+void connection_polled(struct connection *connection, int status, int events)
 {
-    struct connection *connection = container_of(poll, struct connection, poll);
-    assert(connection->magic == CONNECTION_MAGIC);
-    if (status < 0)
-        connection->interest = 0;
     if (connection->flags & C_LOST) {
         on_linger(connection);
         return;
@@ -375,16 +372,35 @@ static void on_poll(uv_poll_t *poll, int status, int events)
     loop_settle(connection_loop(connection));
 }
 
-void connection_watch(struct connection *connection)
+static void on_poll(uv_poll_t *poll, int status, int events)
+{
+    struct connection *connection = container_of(poll, struct connection, poll);
+    assert(connection->magic == CONNECTION_MAGIC);
+    if (status < 0)
+        connection->interest = 0;
+    connection_polled(connection, status, events);
+}
+
+/* A pipe that only we write to is read by nobody where its reader is gone: that is told of. */
+static int interest_of(const struct connection *connection)
 {
     int interest =
         (wants_input(connection) ? UV_READABLE : 0) | (wants_output(connection) ? UV_WRITABLE : 0);
+    bool lone = (connection->flags & (C_ABRUPT | C_EOF | C_LOST)) == (C_ABRUPT | C_EOF);
+    return interest == 0 && lone ? UV_DISCONNECT : interest;
+}
+
+void connection_watch(struct connection *connection)
+{
+    int interest = interest_of(connection);
     if (connection->tls)
         tls_watch(connection, interest & UV_READABLE);
     if (interest == connection->interest)
         return;
     connection->interest = (uint8_t)interest;
-    if (interest == 0)
+    if (connection->duplex)
+        duplex_watch(connection, interest);
+    else if (interest == 0)
         uv_poll_stop(&connection->poll);
     else
         uv_poll_start(&connection->poll, interest, on_poll);

@@ -49,17 +49,34 @@ static void fail(struct connection *connection, int error)
     loop->events->unconnected(loop->context, handle, error);
 }
 
+static void succeed(struct connection *connection);
+
 void dial_settle(struct connection *connection)
 {
     if (connection->flags & (C_CLOSING | C_RESET))
         fail(connection, ECANCELED);
+    else if (connection->flags & C_READY)
+        succeed(connection);
+}
+
+int dial_ready(struct connection *connection, uint64_t *handle)
+{
+    connection->flags |= C_CONNECTING | C_READY;
+    connection->handle = *handle = slots_add(&connection_loop(connection)->connections, connection);
+    if (connection->handle == 0) {
+        connection->flags |= C_LOST;
+        connection_drop(connection);
+        return -ENFILE;
+    }
+    connection_dirty(connection);
+    return 0;
 }
 
 static void succeed(struct connection *connection)
 {
     struct loop *loop = connection_loop(connection);
     uv_poll_stop(&connection->poll);
-    connection->flags &= ~(uint32_t)C_CONNECTING;
+    connection->flags &= ~(uint32_t)(C_CONNECTING | C_READY);
     connection->flags |= C_READING;
     connection->active = connection_clock(connection);
     group_join(connection->group, connection);

@@ -44,6 +44,19 @@ struct files {
     bool closed;       /* nothing is begun any more, and nothing told */
 };
 
+/* The processes that we started (process.c). */
+struct children {
+    struct slots slots; /* owns them */
+    uv_signal_t ended;  /* SIGCHLD, while there are any */
+    bool watching;      /* `ended` is open */
+};
+
+/* Standard input and output, once stdio.c has taken them. */
+struct stdio {
+    int in, out; /* owns, until a connection does */
+    enum { STDIO_FREE, STDIO_TAKEN, STDIO_USED } state;
+};
+
 struct loop {
     uv_loop_t uv;
     const struct log *log;
@@ -65,6 +78,8 @@ struct loop {
     struct resolver resolver;
     struct files files;
     struct tls_library *tls; /* owns; NULL until the first context */
+    struct children children;
+    struct stdio stdio;
     struct group *group_list;
     struct connection *dirty; /* have something put off; linked by dirty_next, newest last */
     struct connection **dirty_end;
@@ -109,6 +124,8 @@ enum connection_flag {
     C_NEWS = 1 << 18,       /* its code was reloaded: its protocol is to hear of it first */
     C_CONNECTING = 1 << 19, /* not there yet: in no group's list (dial.c) */
     C_KEPT = 1 << 20,       /* its input ended, and only a pipe to it keeps it from closing */
+    C_READY = 1 << 24,      /* it is there, and is told of when the running callback has returned */
+    C_ABRUPT = 1 << 25,     /* no socket: nobody's FIN is waited for */
 };
 
 /* Owned by the loop from creation to uv_close's callback, which frees it. */
@@ -123,9 +140,10 @@ struct connection {
     struct connection *previous;
     struct connection *dirty_next;
     struct chunk_queue out;
-    struct tls *tls;     /* owns; NULL: bytes go as they are */
-    struct pipe *feeds;  /* owns; what it reads goes there */
-    struct pipe *fed_by; /* borrows, until that ends */
+    struct tls *tls;       /* owns; NULL: bytes go as they are */
+    struct duplex *duplex; /* owns; where it reads from one descriptor and writes to another */
+    struct pipe *feeds;    /* owns; what it reads goes there */
+    struct pipe *fed_by;   /* borrows, until that ends */
     struct address peer;
     struct timer timer; /* idle, close timeout or linger: one at a time */
     uint32_t active;    /* milliseconds of the loop's clock, when bytes last moved */
@@ -183,13 +201,15 @@ void connection_input_ended(struct connection *connection); /* the peer's FIN wa
 void descriptors_drop(struct loop *loop);                   /* that came with what nobody reads */
 void connection_break(struct connection *connection, int error); /* reading or writing failed */
 void connection_read_now(struct connection *connection); /* the carrier has something to read */
+/* A descriptor is ready: events of uv_poll; below 0: it failed, and is not watched any more. */
+void connection_polled(struct connection *connection, int status, int events);
 /* Waits for the last bytes to go. */
 bool connection_is_finishing(const struct connection *connection);
 int socket_host(int fd, struct address *address, char *path, size_t size);
 
 /* loop.c */
-bool loop_is_empty(const struct loop *loop); /* it drains, and the last connection is gone */
-void loop_drained(struct loop *loop);        /* it is empty */
+bool loop_is_empty(const struct loop *loop); /* it drains, and nothing that it waits for is left */
+void loop_look_drained(struct loop *loop);   /* something that a stop waits for is gone */
 
 /* deadline.c */
 void connection_arm(struct connection *connection); /* the deadline that its state asks for */
@@ -224,6 +244,20 @@ ssize_t stream_read(struct connection *connection, char *buffer, size_t size);
 ssize_t stream_write(struct connection *connection, const struct iovec *parts, int count);
 ssize_t stream_send_file(struct connection *connection, int fd, int64_t offset, size_t length);
 int stream_finish(struct connection *connection);
+ssize_t stream_copy_file(struct connection *connection, int fd, int64_t offset, size_t length);
+ssize_t stream_send_file_to(struct connection *connection, int out, int fd, int64_t offset,
+                            size_t length);
+
+/* duplex.c: what is read from one descriptor and written to another; or one way only */
+extern const struct transport_ops process_ops, stdio_ops, pipe_ops, terminal_ops;
+
+/* Takes both, unless it fails: NULL. `tolerant`: that nobody reads what we write is no reason to
+ * end. Joins no group. */
+struct connection *duplex_new(struct loop *loop, struct group *group,
+                              const struct transport_ops *ops, int in, int out, bool tolerant,
+                              const struct address *peer);
+void duplex_watch(struct connection *connection, int interest);
+void duplex_close(struct connection *connection);
 
 /* tcp.c */
 int tcp_send_at_once(int fd); /* 0 or -errno */
@@ -253,6 +287,8 @@ void tls_library_free(struct loop *loop);
 int dial_new(struct loop *loop, struct group *group, const struct transport_ops *ops, int fd,
              const struct sockaddr *name, socklen_t length, uint64_t *handle);
 void dial_settle(struct connection *connection); /* one that is being connected is to end */
+/* One that needs no connecting: events->connected follows. 0 or -ENFILE, and it is dropped. */
+int dial_ready(struct connection *connection, uint64_t *handle);
 
 /* listener.c */
 /* Takes the listening descriptor, unless it fails. 0 or -errno. */
@@ -265,6 +301,10 @@ void udps_settle(struct loop *loop);           /* does what was put off */
 void udps_close(struct loop *loop, bool drop); /* all; drop: without sending what is queued */
 void udps_end(struct loop *loop);              /* the same, and nothing is told */
 void udps_free(struct loop *loop);
+
+/* process.c */
+void children_signal(struct loop *loop, int number); /* all of them */
+void children_close(struct loop *loop);              /* ends those that are left */
 
 /* resolver.c */
 void lookups_close(struct loop *loop); /* all that are under way, and nothing is told */

@@ -4,8 +4,10 @@
 
 #include "base/log.h"
 #include "base/memory.h"
+#include "io/stdio.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -140,16 +142,22 @@ enum { GRACE_MOST = 1 << 30 }; /* seconds: fits a clock of nanoseconds */
 
 bool loop_is_empty(const struct loop *loop)
 {
-    return loop->draining && loop->open == 0 && loop->udps.count == 0;
+    return loop->draining && loop->open + loop->udps.count + loop->children.slots.count == 0;
 }
 
-void loop_drained(struct loop *loop)
+static void loop_drained(struct loop *loop)
 {
     void (*done)(void *context) = loop->drained;
     loop_timer_stop(loop, &loop->grace);
     loop->drained = NULL;
     if (done)
         done(loop->context);
+}
+
+void loop_look_drained(struct loop *loop)
+{
+    if (loop_is_empty(loop))
+        loop_drained(loop);
 }
 
 static struct connection *as_connection(uv_handle_t *handle)
@@ -187,6 +195,7 @@ static void on_grace(struct timer *timer)
         log_write(loop->log, LOG_WARNING, "grace is over: %u connections aborted", loop->open);
     udps_close(loop, true);
     uv_walk(&loop->uv, abort_one, NULL);
+    children_signal(loop, SIGKILL);
 }
 
 static void close_listeners(struct loop *loop)
@@ -288,6 +297,7 @@ int loop_close(struct loop *loop)
     close_listeners(loop);
     udps_end(loop);
     lookups_close(loop);
+    children_close(loop);
     uv_walk(&loop->uv, close_one, loop);
     uv_close((uv_handle_t *)&loop->soon, NULL);
     uv_close((uv_handle_t *)&loop->turned, NULL);
@@ -298,6 +308,7 @@ int loop_close(struct loop *loop)
     if (uv_loop_close(&loop->uv) < 0)
         uv_walk(&loop->uv, count_one, &left);
     close(loop->reserve);
+    stdio_release(loop);
     return left;
 }
 
@@ -311,6 +322,7 @@ void loop_free(struct loop *loop)
     slots_free(&loop->groups);
     udps_free(loop);
     slots_free(&loop->resolver.lookups);
+    slots_free(&loop->children.slots);
     free(loop);
 }
 
@@ -322,6 +334,7 @@ void loop_census(const struct loop *loop, struct loop_census *census)
         .listeners = loop->listeners.count + loop->udps.count,
         .groups = loop->groups.count,
         .lookups = loop->resolver.lookups.count,
+        .children = loop->children.slots.count,
         .files = loop->files.jobs.count + loop->files.open.count,
         .timers = loop->timers.count,
         .anchors = anchors_held(&loop->pool),

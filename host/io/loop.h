@@ -63,6 +63,8 @@ struct loop_events {
     void (*resolved)(void *context, uint64_t lookup, int family, const char *error);
     /* What was asked of a file (io/files.h) has ended; `error` is a positive errno, or 0. */
     void (*filed)(void *context, uint64_t job, int error);
+    /* A process that process_spawn started has ended: by itself, with `status`, or by `signal`. */
+    void (*exited)(void *context, uint64_t child, int status, int signal);
     void (*settled)(void *context); /* all that the last callbacks asked for is done */
     void (*turned)(void *context);  /* loop_end_turn: the turn is over */
 };
@@ -107,6 +109,7 @@ struct loop_census {
     uint32_t listeners;   /* UDP ports, too */
     uint32_t groups;
     uint32_t lookups;
+    uint32_t children;
     uint32_t files; /* open, or under way */
     uint32_t timers;
     uint32_t anchors;

@@ -543,8 +543,7 @@ static void end(struct udp *udp)
         close_socket(udp);
     loop->events->unbound(loop->context, handle);
     slots_remove(&loop->udps, handle);
-    if (loop_is_empty(loop))
-        loop_drained(loop);
+    loop_look_drained(loop);
 }
 
 static void finish(struct udp *udp)

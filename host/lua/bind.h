@@ -30,8 +30,27 @@ struct skald_change {
 };
 
 struct skald_census {
-    uint32_t connections, lingering, listeners, groups, lookups, timers, anchors, descriptors;
+    uint32_t connections, lingering, listeners, groups, lookups, children, timers, anchors,
+        descriptors;
     uint32_t files; /* open, or under way */
+};
+
+/* A descriptor of a child: its number, and what it is there (enum process_end, io/process.h). */
+struct skald_child_fd {
+    int fd, what, given;
+    double handle; /* the answer: of the connection that we have of it */
+};
+
+/* A process to be started; io/process.h says more. */
+struct skald_child {
+    const char *path;
+    const char *const *args, *const *env; /* NULL ends them; no env: ours */
+    const char *cwd;                      /* NULL: ours */
+    double uid, gid;                      /* below 0: ours */
+    int rows, columns, count;             /* count: of the descriptors */
+    struct skald_child_fd *fds;
+    double handle; /* the answer, with those of the descriptors */
+    int pid, stage;
 };
 
 /* What is asked of a file: as struct file_request (io/files.h) says, where the numbers stand. */
@@ -200,6 +219,19 @@ bool skald_lookup_next(struct core *core, double lookup, struct skald_address *a
 int skald_file_start(struct core *core, const struct skald_file_request *request, double *job);
 /* While dispatch.filed runs. */
 bool skald_file_result(struct core *core, double job, struct skald_file_result *result);
+
+/* bind_process.c: 0 or a positive errno, and `stage` says of what. dispatch.exited follows the end
+ * of the process. */
+int skald_spawn(struct core *core, double pipes, double streams, struct skald_child *child);
+int skald_signal(struct core *core, double child, int number); /* ESRCH: it has ended */
+int skald_signal_number(const char *name);                     /* of "TERM"; 0: none */
+const char *skald_signal_name(int number);                     /* NULL: none */
+int skald_resize(struct core *core, double connection, int rows, int columns); /* a terminal */
+/* Standard input and output: taken, put back, made a connection (dispatch.connected follows). */
+int skald_stdio_take(struct core *core);
+void skald_stdio_release(struct core *core);
+int skald_stdio_connect(struct core *core, double group, double *handle);
+bool skald_stdio_is_socket(struct core *core);
 
 /* bind_control.c: sends a request to a host's control socket and waits for the answer; 0 or a
  * positive errno. The answer is freed with skald_free. */

@@ -137,9 +137,9 @@ void skald_census(struct core *core, struct skald_census *census)
 {
     struct loop_census counts;
     loop_census(core->loop, &counts);
-    *census = (struct skald_census){counts.connections, counts.lingering,   counts.listeners,
-                                    counts.groups,      counts.lookups,     counts.timers,
-                                    counts.anchors,     counts.descriptors, counts.files};
+    *census = (struct skald_census){
+        counts.connections, counts.lingering, counts.listeners, counts.groups,      counts.lookups,
+        counts.children,    counts.timers,    counts.anchors,   counts.descriptors, counts.files};
 }
 
 const char *skald_bundled(const char *name, size_t *size)

@@ -44,6 +44,7 @@ enum place {
     TURNED,
     RESOLVED,
     FILED,
+    EXITED,
     HANGUP,
     RUNNING,
     STOPPING,
@@ -79,6 +80,7 @@ static const char *const names[PLACES] = {
     [UNBOUND] = "unbound",
     [RESOLVED] = "resolved",
     [FILED] = "filed",
+    [EXITED] = "exited",
     [HANGUP] = "hangup",
     [RUNNING] = "running",
     [STOPPING] = "stopping",
@@ -344,6 +346,16 @@ static void on_filed(void *context, uint64_t job, int error)
     call(core, 2);
 }
 
+static void on_exited(void *context, uint64_t child, int status, int signal)
+{
+    struct core *core = context;
+    lua_pushvalue(core->L, EXITED);
+    lua_pushnumber(core->L, (double)child);
+    lua_pushinteger(core->L, status);
+    lua_pushinteger(core->L, signal);
+    call(core, 3);
+}
+
 static void call_once(struct core *core, bool wanted, void (**function)(struct core *core))
 {
     void (*wanted_function)(struct core * core) = *function;
@@ -389,6 +401,7 @@ const struct loop_events dispatch_events = {
     .unbound = on_unbound,
     .resolved = on_resolved,
     .filed = on_filed,
+    .exited = on_exited,
     .settled = on_settled,
     .turned = on_turned,
 };

@@ -125,9 +125,10 @@ static void on_census(uv_signal_t *signal, int number)
     loop_census(host->core.loop, &census);
     log_write(&host->log, LOG_INFO,
               "alive: %u connections, %u lingering, %u listeners, %u groups, %u lookups, "
-              "%u timers, %u anchors, %u files, %d registered, %.0f KB of Lua",
+              "%u timers, %u anchors, %u children, %u files, %d registered, %.0f KB of Lua",
               census.connections, census.lingering, census.listeners, census.groups, census.lookups,
-              census.timers, census.anchors, census.files, dispatch_registry(&host->core), memory);
+              census.timers, census.anchors, census.children, census.files,
+              dispatch_registry(&host->core), memory);
 }
 
 static void signals_open(struct host *host)
@@ -204,6 +205,18 @@ static void host_close(struct host *host)
     loop_free(core->loop);
 }
 
+/* Where we were started without one of the first three descriptors, something else would come to be
+ * our standard input, output or error. */
+static void fill_standard_descriptors(void)
+{
+    int fd;
+    do
+        fd = open("/dev/null", O_RDWR);
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd >= 0)
+        close(fd);
+}
+
 /* As many descriptors as we may have: the default suits programs that open files. */
 static void raise_descriptor_limit(void)
 {
@@ -244,6 +257,7 @@ int host_main(const struct options *options)
     struct host host = {.options = options, .log = {options->log_level}};
     int status;
     signal(SIGPIPE, SIG_IGN);
+    fill_standard_descriptors();
     raise_descriptor_limit();
     setvbuf(stdout, NULL, _IOLBF, BUFSIZ);
     host.has_terminal = terminal_is_there();

@@ -2,6 +2,7 @@
 -- skald.testing takes and refuses what the real one does. All of it raises at the line that called the
 -- reactor: these functions are called by that one's own.
 
+local class = require "skald.class"
 local definition = require "skald.definition"
 local tlsoptions = require "skald.tlsoptions"
 
@@ -200,6 +201,85 @@ function asked.connectUNIX(path, factory, opts)
     error('connectUNIX: whom to expect is not said: tls = { hostname = NAME }, or { verify = "no" }', LEVEL - 1)
   end
   return opts.tls and secure("connectUNIX", endpoint, opts.tls, false) or endpoint
+end
+
+-- A pseudo-terminal: true, or its size.
+local function ptyOf(pty)
+  local size = type(pty) == "table" and pty or {}
+  if pty ~= nil and type(pty) ~= "boolean" and type(pty) ~= "table" then
+    error(("spawnProcess: pty is true or { rows =, columns = }, not %s"):format(tostring(pty)), LEVEL)
+  end
+  for _, name in ipairs { "rows", "columns" } do
+    local value = size[name]
+    if value ~= nil and (type(value) ~= "number" or not (value >= 1 and value <= 65535)) then
+      error(("spawnProcess: %s of a terminal is a number from 1 to 65535, not %s"):format(name, tostring(value)), LEVEL)
+    end
+  end
+  return pty and true or nil, size
+end
+
+local MOST_FDS = 32
+
+-- What is to become of descriptors: those of the process, in any order.
+local function childFDsOf(given)
+  local fds = {}
+  for fd, what in pairs(given or { [0] = "w", [1] = "r", [2] = "r" }) do
+    local isFD = type(fd) == "number" and fd % 1 == 0 and fd >= 0 and fd < 1024
+    local ours = type(what) == "number" and what % 1 == 0 and what >= 0
+    if not isFD or not (what == "r" or what == "w" or what == "inherit" or ours) then
+      error(('spawnProcess: childFDs: [%s] = %s is none of "r", "w", "inherit" and a descriptor'):format(
+        tostring(fd), tostring(what)), LEVEL)
+    end
+    fds[#fds + 1] = { fd = fd, mode = ours and "given" or what, given = ours and what or fd }
+  end
+  if #fds > MOST_FDS then
+    error(("spawnProcess: at most %d childFDs"):format(MOST_FDS), LEVEL)
+  end
+  return fds
+end
+
+local function needPlainText(what, text)
+  if type(text) ~= "string" then
+    error(("spawnProcess: %s is a string, not a %s"):format(what, type(text)), LEVEL + 1)
+  elseif text:find("\0", 1, true) then
+    error(("spawnProcess: %s has a zero byte"):format(what), LEVEL + 1)
+  end
+end
+
+local function needTexts(path, args, opts)
+  needPlainText("the path", path)
+  needPlainText("cwd", opts.cwd or "")
+  for i, text in ipairs(args) do
+    needPlainText(("argument %d"):format(i), text)
+  end
+  for name, value in pairs(opts.env or {}) do
+    needPlainText("the name of a variable", name)
+    needPlainText(name, tostring(value))
+  end
+end
+
+--- What spawnProcess was given.
+---@param receiver any
+---@param path any
+---@param args any
+---@param opts any
+---@return table plan `{ path, args, env, cwd, uid, gid, pty, rows, columns }`
+---@return table[] fds `{ fd, mode, given }`
+function asked.spawnProcess(receiver, path, args, opts)
+  if type(receiver) ~= "table" or class.is(receiver) then
+    error("spawnProcess takes a protocol: an instance, not a class", LEVEL - 1)
+  elseif args ~= nil and type(args) ~= "table" then
+    error(("spawnProcess takes its arguments as a list, not a %s"):format(type(args)), LEVEL - 1)
+  end
+  opts = options("spawnProcess", opts, {
+    env = "table", cwd = "string", uid = "number", gid = "number", pty = "any", childFDs = "table",
+  })
+  args = args and #args > 0 and args or { path }
+  needTexts(path, args, opts)
+  local pty, size = ptyOf(opts.pty)
+  local plan = { path = path, args = args, pty = pty, rows = size.rows, columns = size.columns }
+  plan.env, plan.cwd, plan.uid, plan.gid = opts.env, opts.cwd, opts.uid, opts.gid
+  return plan, childFDsOf(opts.childFDs)
 end
 
 --- What resolve was given.

@@ -43,7 +43,10 @@ end
 ---@return string
 function connectors.key(endpoint)
   local kind = endpoint.type == "tls" and "tls:" or ""
-  if endpoint.path then
+  if endpoint.type == "process" then
+    return ("to process:%s in %s"):format(table.concat({ endpoint.path, unpack(endpoint.rest or {}) }, "\0"),
+      endpoint.cwd or "")
+  elseif endpoint.path then
     return ("to %sunix:%s"):format(kind, endpoint.path)
   end
   local from = endpoint.bindAddress
@@ -399,7 +402,9 @@ end
 ---@return Address
 function Connector:getDestination()
   local endpoint = self.endpoint
-  if endpoint.path then
+  if endpoint.type == "process" then
+    return address.named("PROCESS", endpoint.path)
+  elseif endpoint.path then
     return address.unix(endpoint.path)
   end
   return address.inet(endpoint.host:find(":", 1, true) and "TCP6" or "TCP", endpoint.host, endpoint.port)

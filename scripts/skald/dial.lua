@@ -36,6 +36,10 @@ local function release(self)
   cancelTimer(self, "next")
   cancelTimer(self, "limit")
   for handle in pairs(self.open) do
+    local peer = dials[handle] and dials[handle].peer
+    if peer then
+      peer:release()
+    end
     dials[handle] = nil
     C.skald_dial_cancel(pointer, handle)
   end
@@ -75,11 +79,23 @@ function Dial:build(carrier, build)
   attempt.open[self.handle] = nil
   release(attempt)
   self.endpoint = attempt.endpoint
-  return attempt.connector:build(carrier, build)
+  if not self.peer then
+    return attempt.connector:build(carrier, build)
+  end
+  carrier.peer = attempt.connector:getDestination()
+  carrier.host = carrier.peer
+  local made = attempt.connector:build(carrier, build)
+  if made == nil then
+    self.peer:release()
+  end
+  return made
 end
 
 function Dial:failed(errno)
   local attempt = self.attempt
+  if self.peer then
+    self.peer:release()
+  end
   attempt.open[self.handle] = nil
   attempt:refused(errno)
 end
@@ -196,6 +212,38 @@ local function dialPath(self)
   end
 end
 
+-- A connector that the process at the other end hears of, too.
+local function between(connector, peer)
+  return setmetatable({
+    ready = function(_, made)
+      connector:ready(made)
+    end,
+    lost = function(_, why)
+      peer:release()
+      connector:lost(why)
+    end,
+  }, { __index = connector })
+end
+
+-- A program is there as soon as it has started.
+local function dialProcess(self)
+  local peer, message, code, errno = require("skald.process").connect(self.group.handle, self.endpoint)
+  if not peer then
+    if errno == core.errors.ECANCELED then
+      return failWith(self, errno)
+    end
+    return fail(self, "lost", "local", message, code)
+  end
+  local handle = peer.connection
+  self.open[handle] = true
+  dials[handle] = setmetatable({
+    attempt = self,
+    connector = between(self.connector, peer),
+    handle = handle,
+    peer = peer,
+  }, Dial)
+end
+
 --- A socket of it could not be connected.
 ---@param errno integer
 function Attempt:refused(errno)
@@ -217,6 +265,8 @@ local function go(self)
   end
   if not ok then
     fail(self, "error", "local", message, code)
+  elseif endpoint.type == "process" then
+    dialProcess(self)
   elseif endpoint.path then
     dialPath(self)
   elseif not endpoint.host:find("\0", 1, true) and C.skald_is_address(endpoint.host) then

@@ -341,6 +341,11 @@ function dispatch.filed(job, errno)
   require("skald.files").filed(job, errno)
 end
 
+--- A process that we started has ended.
+function dispatch.exited(handle, status, signal)
+  require("skald.process").exited(handle, status, signal)
+end
+
 --- The loop is about to run.
 function dispatch.running()
   require("skald.program").running()

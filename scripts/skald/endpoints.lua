@@ -202,7 +202,7 @@ function read.over(text)
   return text == "unix" and text or nil, "tls stands on a port, or on unix:PATH"
 end
 
---  kind      by position   by name, with the reader of its value
+--  kind      by position   by name, with the reader of its value     rest: further fields are a list
 local servers = {
   tcp = { { "port" }, { port = "port", interface = "host", backlog = "backlog" } },
   unix = { { "path" }, { path = "path", mode = "mode", backlog = "backlog" } },
@@ -217,6 +217,7 @@ local servers = {
       clientCertificate = "demand", handshakeTimeout = "timeout",
     },
   },
+  stdio = { {}, {} },
 }
 
 local clients = {
@@ -230,10 +231,7 @@ local clients = {
       verify = "verify", handshakeTimeout = "timeout",
     },
   },
-}
-
-local later = {
-  stdio = true,
+  process = { { "path" }, { path = "path", cwd = "path", timeout = "timeout" }, rest = true },
 }
 
 local hasInterface = { tcp = true, tls = true, udp = true }
@@ -299,11 +297,17 @@ local function fill(kinds, s, kind, fields)
     elseif not name then
       at = at + 1
       name = places[at]
-      if not name then
+      if not name and kinds[kind].rest then
+        result.rest = result.rest or {}
+        table.insert(result.rest, field.text)
+      elseif not name then
         return complain(s, field.column, "one field too many")
       end
     end
-    local ok, problem = assign(result, byName[name], name, field)
+    local ok, problem = true, nil
+    if name then
+      ok, problem = assign(result, byName[name], name, field)
+    end
     if not ok then
       return complain(s, field.column, problem)
     end
@@ -354,14 +358,16 @@ local function parse(kinds, s)
   end
   local first = fields[1]
   local kind = first.key == nil and first.text or ""
-  if later[kind] then
-    return complain(s, first.column, ("%s: not in this version"):format(kind))
-  end
   if not kinds[kind] then
     local names = known(kinds) .. (kinds == servers and ", haproxy" or "")
     return complain(s, first.column, ("'%s' is no kind of endpoint (%s)"):format(kind, names))
   elseif within and kind == "udp" then
     return complain(s, first.column, "haproxy: stands before connections, not before datagrams")
+  end
+  if kind == "stdio" and within then
+    return complain(s, first.column, "haproxy: stands before a socket")
+  elseif kind == "stdio" and fields[2] and fields[2].text == "" and not fields[2].key then
+    table.remove(fields, 2) -- "stdio:"
   end
   local result, message = fill(kinds, s, kind, fields)
   return result and (within and { type = "haproxy", inner = result } or result), message
@@ -400,10 +406,11 @@ function endpoints.parseServer(s)
   return result, message
 end
 
---- What a client endpoint string says: `tcp:HOST:PORT:timeout=30:bindAddress=IP`, `unix:PATH`.
+--- What a client endpoint string says: `tcp:HOST:PORT:timeout=30:bindAddress=IP`, `unix:PATH`,
+--- `process:PROGRAM:ARGUMENT:…:cwd=FOLDER`.
 ---@param s string
----@return table? endpoint `{ type, host, port, path, timeout, bindAddress }`; timeout in seconds, 30 where
----none is given; bindAddress `{ host, port }`
+---@return table? endpoint `{ type, host, port, path, timeout, bindAddress, rest }`; timeout in seconds, 30 where
+---none is given; bindAddress `{ host, port }`; rest the arguments of a program
 ---@return string? message one line, with the column of the field that is wrong
 function endpoints.parseClient(s)
   local result, message = parse(clients, s)

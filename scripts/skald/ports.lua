@@ -28,7 +28,7 @@ Listener.__index = Listener
 
 -- What is done for an endpoint of each kind: `key` says what makes two of them the same socket, `bind`
 -- gives an errno, or nil, message, code.
-local kinds = { tcp = {}, udp = {}, unix = {}, fd = {}, systemd = {} }
+local kinds = { tcp = {}, udp = {}, unix = {}, fd = {}, systemd = {}, stdio = {} }
 
 local function inet(protocol, endpoint)
   return ("%s:%s:%d"):format(protocol, core.canonical(endpoint.interface or "0.0.0.0"), endpoint.port)
@@ -53,6 +53,10 @@ end
 
 function kinds.unix.bind(group, endpoint, backlog, handle)
   return C.skald_listen_unix(pointer, group, endpoint.path, endpoint.mode or MODE, backlog, handle)
+end
+
+function kinds.stdio.key()
+  return "stdio:"
 end
 
 function kinds.fd.key(endpoint)
@@ -145,6 +149,8 @@ end
 function ports.bind(group, endpoint, backlog)
   if endpoint.type == "udp" then
     return require("skald.datagram").bind(endpoint)
+  elseif endpoint.type == "stdio" then
+    return require("skald.stdio").bind(group)
   end
   backlog = backlog or BACKLOG
   local handle, message, code = bind(group.handle, endpoint, backlog)

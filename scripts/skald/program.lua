@@ -31,8 +31,9 @@ end
 --- Says on standard output that something listens; while tests run, that is the place of their results.
 ---@param listener Listener
 function program.announce(listener)
-  if not host.trial then
-    print(listener:announcement())
+  local line = not host.trial and listener:announcement()
+  if line then
+    print(line)
   end
 end
 
@@ -129,10 +130,11 @@ end
 -- A port under `check`: nothing is bound.
 local function fakePort(endpoint)
   local address = require "skald.address"
+  local here = endpoint.type == "stdio" and address.named "STDIO"
   local name = endpoint.interface or "0.0.0.0"
   local kind = (endpoint.type == "udp" and "UDP" or "TCP") .. (name:find(":", 1, true) and "6" or "")
   local path = endpoint.path or not endpoint.port and ports.key(endpoint)
-  local asked = path and address.unix(path) or address.inet(kind, name, endpoint.port)
+  local asked = here or path and address.unix(path) or address.inet(kind, name, endpoint.port)
   return {
     getHost = function()
       return asked
@@ -362,6 +364,9 @@ function program.stopping()
     end
     fire("during", "shutdown")
     stopConnectors()
+    if package.loaded["skald.process"] then
+      require("skald.process").stopAll()
+    end
     C.skald_drain(pointer)
   end
   local waits = fire("before", "shutdown")

@@ -434,14 +434,74 @@ function protocol.boundProblem(name, value)
   return nil
 end
 
-local later = {
-  ProcessProtocol = true,
-}
+--- What hears a process that reactor.spawnProcess starts. Every callback is optional. processEnded is the last: the
+--- process has ended, and all that it has written was received. What a callback raises is logged, closes all
+--- that we have of the process, and asks it to end.
+---@class ProcessProtocol: Object
+---@field transport ProcessTransport set before connectionMade
+local ProcessProtocol = class.root "ProcessProtocol"
 
-return setmetatable(protocol, {
-  __index = function(_, key)
-    if later[key] then
-      error(("skald.protocol.%s: not in this version"):format(key), 2)
-    end
-  end,
-})
+--- The process has been started: sets the transport and calls `connectionMade`.
+---@param transport ProcessTransport
+function ProcessProtocol:makeConnection(transport)
+  self.transport = transport
+  local made = self.connectionMade
+  if made then
+    made(self)
+  end
+end
+
+--- The process runs: called once, before all others. Where it could not be started, processEnded alone is called.
+function ProcessProtocol.connectionMade() end
+
+local received = { "outReceived", "errReceived" }
+local lost = { [0] = "inConnectionLost", "outConnectionLost", "errConnectionLost" }
+
+--- It has written to one of its descriptors. By default calls outReceived for 1, errReceived for 2.
+---@param fd integer the process's own number of it
+---@param data string
+function ProcessProtocol:childDataReceived(fd, data)
+  local f = self[received[fd] or false]
+  if f then
+    f(self, data)
+  end
+end
+
+--- It has written to its standard output.
+---@param data string
+function ProcessProtocol:outReceived(data) end -- luacheck: no unused args
+
+--- It has written to its standard error.
+---@param data string
+function ProcessProtocol:errReceived(data) end -- luacheck: no unused args
+
+--- One of the descriptors that we have of it is closed. By default calls inConnectionLost for 0, outConnectionLost for
+--- 1, errConnectionLost for 2.
+---@param fd integer the process's own number of it
+function ProcessProtocol:childConnectionLost(fd)
+  local f = self[lost[fd] or false]
+  if f then
+    f(self)
+  end
+end
+
+--- Its standard input is closed: nothing more can be written.
+function ProcessProtocol.inConnectionLost() end
+
+--- Its standard output is closed: nothing more comes of it.
+function ProcessProtocol.outConnectionLost() end
+
+--- Its standard error is closed: nothing more comes of it.
+function ProcessProtocol.errConnectionLost() end
+
+--- The process has ended. What it has written, or what others write that it started, may still come.
+---@param reason Reason code `done` where it ended by itself with 0; `exitCode`, or `signal` that ended it
+function ProcessProtocol:processExited(reason) end -- luacheck: no unused args
+
+--- The process has ended, and all output has come; or it could not be started: then `reason.errno` says why.
+---@param reason Reason
+function ProcessProtocol:processEnded(reason) end -- luacheck: no unused args
+
+protocol.ProcessProtocol = ProcessProtocol
+
+return protocol

@@ -122,6 +122,23 @@ function reactor.connectUNIX(path, factory, opts)
   return program.connect(factory, asked.connectUNIX(path, factory, opts))
 end
 
+--- Starts a process. What it says and how it ends the protocol hears; that it could not be started, too
+--- (processEnded, with `reason.errno`). What a script's load asks for is started when that is committed, and
+--- asked to end when the script is loaded again; what a connection's callbacks start goes on over reloads.
+---@param receiver ProcessProtocol an instance, or a plain table
+---@param path string the program; looked for in PATH where it has no slash
+---@param args string[]? from the program's own name on; by default the path
+---@param opts? { env: table?, cwd: string?, uid: integer?, gid: integer?, pty: boolean|table?, childFDs: table? } env:
+---its whole environment, by names (ours); cwd: its folder (ours); uid, gid: who it runs as; pty: true, or
+---`{ rows =, columns = }`, for a pseudo-terminal; childFDs: by its own numbers "r" for what we read, "w" for what we
+---write, "inherit", or a descriptor of ours (`{ [0] = "w", [1] = "r", [2] = "r" }`; what is left of these
+---three is /dev/null)
+---@return ProcessTransport transport
+function reactor.spawnProcess(receiver, path, args, opts)
+  local plan, fds = asked.spawnProcess(receiver, path, args, opts)
+  return require("skald.process").start(receiver, plan, fds)
+end
+
 -- What Twisted gives: IPv4 where there is any.
 local function preferred(list)
   for _, found in ipairs(list) do
@@ -177,13 +194,5 @@ end
 
 --- Does nothing: the host runs.
 function reactor.run() end
-
-for _, name in ipairs {
-  "spawnProcess",
-} do
-  reactor[name] = function()
-    error(("reactor.%s: not in this version"):format(name), 2)
-  end
-end
 
 return reactor

@@ -25,6 +25,8 @@ local sentences = {
 ---@field message string one sentence
 ---@field errno string? the name of the system's error, such as "ECONNRESET"
 ---@field traceback string? of the callback that raised
+---@field exitCode integer? of a process that ended by itself
+---@field signal string? that ended a process, such as "TERM"
 local Reason = {}
 Reason.__index = Reason
 
@@ -46,6 +48,17 @@ function reason.new(code, by, detail, errno, traceback)
   end
   local made = { code = code, by = by, message = message, errno = errno, traceback = traceback }
   return setmetatable(made, Reason)
+end
+
+--- How a process ended, or that it could not be started.
+---@param code string
+---@param by string
+---@param message string one sentence
+---@param fields { exitCode: integer?, signal: string?, errno: string?, traceback: string? }
+---@return Reason
+function reason.exited(code, by, message, fields)
+  fields.code, fields.by, fields.message = code, by, message
+  return setmetatable(fields, Reason)
 end
 
 local failed = {
