@@ -49,10 +49,18 @@ static void end_init(struct end_of *end, int fd)
         return;
     end->is_socket = S_ISSOCK(status.st_mode);
     int flags = fcntl(fd, F_GETFL);
-    if (end->is_socket || flags < 0 || flags & O_NONBLOCK)
+    if (flags < 0 || flags & O_NONBLOCK)
         return;
     end->flags = flags;
-    fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+    if (!end->is_socket)
+        fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+}
+
+/* uv_poll_init makes what it is given nonblocking. */
+static void end_keep_blocking(const struct end_of *end)
+{
+    if (end->is_socket && end->flags >= 0)
+        fcntl(end->fd, F_SETFL, end->flags);
 }
 
 static void on_side_closed(uv_handle_t *handle)
@@ -307,8 +315,11 @@ struct connection *duplex_new(struct loop *loop, struct group *group,
                               const struct transport_ops *ops, int in, int out, bool tolerant,
                               const struct address *peer)
 {
-    struct connection *connection = connection_new(loop, group, ops, in, peer);
+    struct end_of in_end, out_end;
     int stand_in = -1;
+    end_init(&in_end, in);
+    end_init(&out_end, out);
+    struct connection *connection = connection_new(loop, group, ops, in, peer);
     if (connection == NULL) {
         stand_in = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK); /* never ready */
         connection = stand_in < 0 ? NULL : connection_new(loop, group, ops, stand_in, peer);
@@ -320,10 +331,12 @@ struct connection *duplex_new(struct loop *loop, struct group *group,
     }
     struct duplex *duplex = connection->duplex = memory_new(sizeof *duplex);
     duplex->tolerant = tolerant;
-    end_init(&duplex->in, in);
-    end_init(&duplex->out, out);
+    duplex->in = in_end;
+    duplex->out = out_end;
     duplex->in.side = stand_in < 0 ? NULL : file_side(connection);
     duplex->out.side = out_side(connection, out);
+    end_keep_blocking(&duplex->in);
+    end_keep_blocking(&duplex->out);
     if (!duplex->in.is_socket)
         connection->flags |= C_ABRUPT;
     return connection;

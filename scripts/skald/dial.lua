@@ -219,7 +219,7 @@ local function between(connector, peer)
       connector:ready(made)
     end,
     lost = function(_, why)
-      peer:release()
+      peer:release(why)
       connector:lost(why)
     end,
   }, { __index = connector })

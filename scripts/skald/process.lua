@@ -559,8 +559,9 @@ local Peer = {}
 Peer.__index = Peer
 
 --- The connection is over, or never was: the process has a while to end by itself.
-function Peer:release()
+function Peer:release(why)
   self.connected = nil
+  self.quiet = self.quiet or not why or why.by ~= "peer"
   if not self.handle or self.released then
     return
   end
@@ -580,7 +581,7 @@ function Peer:exited(status, number)
   if self.deadline then
     self.deadline:cancel()
   end
-  if not self.released and (status ~= 0 or number ~= 0) then
+  if not self.quiet and (status ~= 0 or number ~= 0) then
     log.warning("%s: %s", self.name, reasonOf(self, status, number).message)
   end
 end

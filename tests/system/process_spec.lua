@@ -506,7 +506,7 @@ describe("a process at the other end of a connection", function()
 
   it("is a stream: what is written is its input, what it writes is received, its complaints are logged", function()
     local h = client [[
-      connect([[process:/bin/sh:-c:echo oh\: dear >&2; cat; echo "$0 $PWD":name:cwd=/usr/bin]].."]]"..[[, function(p)
+      connect("process:/bin/sh:-c:echo oh\\: dear >&2; cat; echo $0 $PWD:name:cwd=/usr/bin", function(p)
         p.transport:write "one\n"
         p.transport:loseWriteConnection()
       end)
@@ -580,11 +580,11 @@ describe("a process at the other end of a connection", function()
   end)
 
   it("is started anew where a definition stays connected with it", function()
-    local h = host.serve [[
+    local h = host.serve([[
       local n, P = 0, {}
       function P:dataReceived() n = n + 1; print("time", n) end
       return { connect = "process:sh:-c:echo x; exit 3", protocol = P, initialDelay = 0, maxRetries = 2 }
-    ]], { listening = 0 }
+    ]], { listening = 0 })
     said(h, "^time\t3$")
     h:waitLog "the process ended with status 3"
     h:stop()

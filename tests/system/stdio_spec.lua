@@ -10,12 +10,12 @@ local UPPER = [[
   return { listen = "stdio:", protocol = P }
 ]]
 
--- Runs a line of shell in which `$S` is the program that serves the script; status, output, log.
-local function shell(line, script, words)
-  local path = script and host.script(script) or "echo"
-  local argv = { "sh", "-c", ('S="%s run %s %s"; cd %s; %s'):format(
-    process.run and "$PROGRAM", path, words or (script and "" or "listen=stdio:"), host.folder(), line) }
+-- Runs a line of shell in which `$S` serves the script (without one: echo), and `$PROGRAM` is the program itself; status,
+-- output, log.
+local function shell(line, script)
+  local words = script and host.script(script) or "echo listen=stdio:"
   local _, real = process.run { "realpath", host.binary }
+  local argv = { "sh", "-c", ('S="$PROGRAM run %s"; cd %s; %s'):format(words, host.folder(), line) }
   argv.env = { PROGRAM = real:gsub("\n", ""), XDG_RUNTIME_DIR = host.folder(), SKALD_TRACE = false }
   return process.run(argv)
 end
@@ -40,6 +40,31 @@ while True:
         break
     got += piece
 sys.stdout.write(got.decode() + "status " + str(child.wait()) + "\n")
+]]
+
+-- Whether the descriptors that it was given block while it runs: the flags of the same descriptions, 0 and 0.
+local FLAGS = [[
+import fcntl, os, pty, socket, subprocess, sys, tty
+if sys.argv[1] == "pipe":
+    child_in, ours_in = os.pipe()
+    ours_out, child_out = os.pipe()
+elif sys.argv[1] == "socket":
+    one, other = socket.socketpair()
+    ours_in = ours_out = one.detach()
+    child_in = child_out = other.detach()
+else:
+    ours_in, child_in = pty.openpty()
+    tty.setraw(child_in)
+    ours_out, child_out = ours_in, child_in
+child = subprocess.Popen(sys.argv[2:], stdin=child_in, stdout=child_out)
+os.write(ours_in, b"look\n")
+got = b""
+while not got.endswith(b"LOOK\n"):
+    got += os.read(ours_out, 100)
+flags = [fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_NONBLOCK for fd in (child_in, child_out)]
+sys.stdout.write(got.decode() + "%d %d\n" % tuple(flags))
+child.terminate()
+sys.stdout.write("status %d\n" % child.wait())
 ]]
 
 describe("standard input and output", function()
@@ -83,7 +108,8 @@ describe("standard input and output", function()
     local status, out, log = shell("yes | $S | head -n 1", script)
     assert.same({ 0, "y\n" }, { status, out })
     assert.truthy(log:find("lost lost peer EPIPE", 1, true), log)
-    status, _, log = shell("echo x | $S > /dev/full", script)
+    status, out, log = shell("echo x | $S > /dev/full", script)
+    assert.equal("", out)
     assert.equal(0, status)
     assert.truthy(log:find("lost lost peer ENOSPC", 1, true), log)
   end)
@@ -169,40 +195,28 @@ describe("standard input and output", function()
     local path = host.file("inetd.py", INETD)
     local status, out = shell(("python3 %s unix $S; python3 %s tcp $S"):format(path, path))
     assert.same({ 0, "over a socket\nstatus 0\nover a socket\nstatus 0\n" }, { status, out })
-    _, out = shell(("python3 %s tcp $S"):format(path), [[
+    status, out = shell(("python3 %s tcp $S"):format(path), [[
       local P = {}
       function P:connectionMade()
         self.transport:write(tostring(self.transport:getPeer()) .. "\n" .. tostring(self.transport:getHost()) .. "\n")
       end
       return { listen = "stdio:", protocol = P }
     ]])
+    assert.equal(0, status)
     assert.truthy(out:find "^tcp:127.0.0.1:%d+\ntcp:127.0.0.1:%d+\nstatus 0\n$", out)
   end)
 
   it("are what socat joins to a socket", function()
-    local status, out = shell("echo through socat | socat -t 5 - EXEC:\"$S\"")
-    assert.same({ 0, "through socat\n" }, { status, out })
+    local status, out = shell("echo through socat | socat -t 20 - EXEC:\"$S\"", UPPER)
+    assert.same({ 0, "THROUGH SOCAT\n" }, { status, out })
   end)
 
-  it("keep blocking for others who have them: a terminal, a pipe, a socket", function()
-    local look = "import fcntl, os; print(fcntl.fcntl(0, fcntl.F_GETFL) & os.O_NONBLOCK)"
-    local script = [[
-      local P, reactor = {}, require "skald.reactor"
-      function P:dataReceived(data) if data:find "look" then
-        local pipe = io.popen("python3 -c '" .. LOOK .. "' < /dev/null; python3 -c 'import os, fcntl; " ..
-          "print(fcntl.fcntl(0, fcntl.F_GETFL) & os.O_NONBLOCK)' <&3")
-        self.transport:write(pipe:read "*a") pipe:close()
-        self.transport:loseConnection()
-      end end
-      return { listen = "stdio:", protocol = P }
-    ]]
-    script = script:gsub("LOOK", ("%q"):format(look))
-    -- descriptor 3 is the same description as standard input
-    local status, out = shell("(sleep 0.1; echo look; sleep 0.1) | (exec 3<&0; $S)", script)
-    assert.same({ 0, "0\n0\n" }, { status, out })
-    status, out = shell("echo look | socat - EXEC:\"sh -c 'exec 3<&0; exec $S'\",pty,setsid,ctty,raw,echo=0", script)
-    assert.equal(0, status)
-    assert.truthy(out:find "0\r?\n0\r?\n", out)
+  it("keep blocking for others who have them, be they pipes, a socket or a terminal", function()
+    local path = host.file("flags.py", FLAGS)
+    for _, kind in ipairs { "pipe", "socket", "terminal" } do
+      local status, out = shell(("python3 %s %s $S"):format(path, kind), UPPER)
+      assert.same({ 0, "LOOK\n0 0\nstatus 0\n" }, { status, out:gsub("\r", "") .. "" }, kind)
+    end
   end)
 
   it("end the host as it was told to stop", function()
@@ -215,10 +229,11 @@ describe("standard input and output", function()
   end)
 
   it("end the host where no protocol is made, or that raises", function()
-    local status, out, log = shell("printf x | $S", [[
+    local status, out = shell("printf x | $S", [[
       return { listen = "stdio:", protocol = {}, buildProtocol = function() return nil end }
     ]])
     assert.same({ 0, "" }, { status, out })
+    local log
     status, out, log = shell("printf x | $S", [[
       return { listen = "stdio:", protocol = {}, buildProtocol = function() error "not built" end }
     ]])
