@@ -379,8 +379,8 @@ function Process:signalProcess(number)
 end
 
 --- Tells its terminal another size.
----@param rows integer
----@param columns integer
+---@param rows integer lines of text
+---@param columns integer characters of a line
 ---@return boolean? ok nil, message, code where it has none
 ---@return string? message
 ---@return string? code ENOTTY

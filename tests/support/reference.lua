@@ -24,7 +24,7 @@ local pages = {
   { module = "skald.defer", pure = true, also = { "Failure" } },
   { module = "skald.task", pure = true, also = { "ClockCall", "CooperativeTask" } },
   { module = "skald.endpoints", pure = true, also = { "ServerEndpoint", "ClientEndpoint" } },
-  { module = "skald.reactor", also = { "Port", "DelayedCall", "Connector", "Trigger" } },
+  { module = "skald.reactor", also = { "Port", "DelayedCall", "Connector", "ProcessTransport", "Trigger" } },
   { module = "skald.client" },
   { module = "skald.service", file = "scripts/meta/service.lua", variable = "service" },
   { module = "skald.class", pure = true },

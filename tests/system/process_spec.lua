@@ -466,6 +466,32 @@ describe("a process", function()
     h:stop()
   end)
 
+  it("for which there are no descriptors left is told of, and nothing is left of it", function()
+    local h = serve([[
+      local held = {}
+      while true do
+        local file = io.open "/dev/null"
+        if not file then break end
+        held[#held + 1] = file
+      end
+      local n = 0
+      local function try()
+        local P = Told {}
+        function P:processEnded(r)
+          Told.processEnded(self, r)
+          if r.errno == "EMFILE" then n = n + 1; table.remove(held):close(); try() else print("tries", n) end
+        end
+        reactor.spawnProcess(P:new "p", "echo", { "echo", "at last" })
+      end
+      reactor.callLater(0, try)
+    ]], { limit = 60 })
+    local tries = tonumber(said(h, "^tries"):match "%d+")
+    assert(tries >= 4, tries)
+    assert.truthy(h:output():find("p\tout\tat last;\n", 1, true))
+    assert.same({}, childrenOf(h.pid))
+    h:stop()
+  end)
+
   it("comes by the hundred at once", function()
     local h = serve [[
       local left = 200

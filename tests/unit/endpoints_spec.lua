@@ -91,6 +91,26 @@ describe("endpoints", function()
     assert.matches("udp: not in this version", refused "udp:53")
   end)
 
+  it("reads stdio, which has nothing more to say", function()
+    assert.same({ type = "stdio" }, endpoints.parseServer "stdio:")
+    assert.same({ type = "stdio" }, endpoints.parseServer "stdio")
+    assert.matches("column 7: one field too many", refused "stdio:x")
+    assert.matches("column 7: stdio knows no 'mode'", refused "stdio:mode=600")
+    assert.matches("column 9: haproxy: stands before a socket", refused "haproxy:stdio:")
+  end)
+
+  it("reads a process with its arguments, to connect to", function()
+    assert.same({ type = "process", path = "/bin/cat", timeout = 30 }, endpoints.parseClient "process:/bin/cat")
+    assert.same(
+      { type = "process", path = "sh", rest = { "-c", "echo a:b", "" }, cwd = "/tmp", timeout = 5 },
+      endpoints.parseClient [[process:sh:-c:echo a\:b::cwd=/tmp:timeout=5]]
+    )
+    local result, message = endpoints.parseClient "process:"
+    assert.is_nil(result)
+    assert.matches("column 9: a path is missing", message)
+    assert.matches("is no kind of endpoint %(stdio, tcp, unix%)", refused "process:cat")
+  end)
+
   it("raises for what is no string", function()
     assert.has_error(function() endpoints.parseServer(80) end)
   end)

@@ -69,10 +69,27 @@ describe("protocol", function()
     assert.same({ 1, { { "X", "there" } } }, { instance.started, sent })
   end)
 
-  it("says of what comes later that it is not in this version", function()
-    local ok, message = pcall(function()
-      return protocol.ProcessProtocol
-    end)
+  it("has a protocol for processes, which tells the first three descriptors apart", function()
+    local heard = {}
+    local function hear(name)
+      return function(_, data) heard[#heard + 1] = data and name .. " " .. data or name end
+    end
+    local Heard = protocol.ProcessProtocol {
+      connectionMade = hear "made", outReceived = hear "out", errReceived = hear "err",
+      inConnectionLost = hear "in lost", outConnectionLost = hear "out lost", errConnectionLost = hear "err lost",
+    }
+    local p, transport = Heard:new(), {}
+    p:makeConnection(transport)
+    assert.equal(transport, p.transport)
+    for fd = 0, 3 do
+      p:childDataReceived(fd, tostring(fd))
+      p:childConnectionLost(fd)
+    end
+    assert.same({ "made", "in lost", "out 1", "out lost", "err 2", "err lost" }, heard)
+    for _, name in ipairs { "connectionMade", "outReceived", "processExited", "processEnded" } do
+      protocol.ProcessProtocol:new()[name](p, {})
+    end
+  end)
     assert.is_false(ok)
     assert.matches("not in this version", message)
   end)
