@@ -468,13 +468,14 @@ describe("a process", function()
 
   it("for which there are no descriptors left is told of, and nothing is left of it", function()
     local h = serve([[
-      local held = {}
-      while true do
-        local file = io.open "/dev/null"
-        if not file then break end
-        held[#held + 1] = file
+      local held, n = {}, 0
+      local function fill()
+        local file
+        repeat
+          file = io.open "/dev/null"
+          held[#held + 1] = file
+        until not file
       end
-      local n = 0
       local function try()
         local P = Told {}
         function P:processEnded(r)
@@ -483,7 +484,7 @@ describe("a process", function()
         end
         reactor.spawnProcess(P:new "p", "echo", { "echo", "at last" })
       end
-      reactor.callLater(0, try)
+      reactor.callLater(0, function() fill() try() end)
     ]], { limit = 60 })
     local tries = tonumber(said(h, "^tries"):match "%d+")
     assert(tries >= 4, tries)
