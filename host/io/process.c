@@ -284,17 +284,12 @@ static void close_one(int *fd)
     *fd = -1;
 }
 
-static void close_theirs(struct opened *opened, int count)
+/* What is left of them: the child's, and ours where no connection took them. */
+static void close_all(struct opened *opened, int count)
 {
     for (int i = 0; i < count; i++) {
         close_one(&opened[i].theirs[0]);
         close_one(&opened[i].theirs[1]);
-    }
-}
-
-static void close_ours(struct opened *opened, int count)
-{
-    for (int i = 0; i < count; i++) {
         close_one(&opened[i].ours);
         close_one(&opened[i].second);
     }
@@ -415,6 +410,18 @@ static bool is_too_long(const struct process_plan *plan)
     return count == ARGUMENTS_MOST;
 }
 
+static int open_all(struct process_plan *plan, struct opened *opened)
+{
+    int error = 0;
+    for (int i = 0; i < PROCESS_FDS; i++)
+        opened[i] = (struct opened){-1, -1, {-1, -1}};
+    for (int i = 0; i < plan->count; i++)
+        plan->fds[i].handle = 0;
+    for (int i = 0; error == 0 && i < plan->count; i++)
+        error = open_end(plan, &plan->fds[i], &opened[i]);
+    return error;
+}
+
 int process_spawn(struct loop *loop, struct group *pipes, struct group *streams,
                   struct process_plan *plan)
 {
@@ -422,20 +429,16 @@ int process_spawn(struct loop *loop, struct group *pipes, struct group *streams,
     struct birth birth = {.plan = plan};
     plan->stage = STAGE_HOST;
     plan->handle = 0;
-    if (plan->count > PROCESS_FDS)
+    if (plan->count < 0 || plan->count > PROCESS_FDS)
         return -EINVAL;
     if (is_too_long(plan))
         return -E2BIG;
     if (loop->draining)
         return -ECANCELED;
-    for (int i = 0; i < plan->count; i++) {
-        opened[i] = (struct opened){-1, -1, {-1, -1}};
-        plan->fds[i].handle = 0;
-    }
+    int error = open_all(plan, opened);
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-    int error = null < 0 ? -errno : watch_ends(loop);
-    for (int i = 0; error == 0 && i < plan->count; i++)
-        error = open_end(plan, &plan->fds[i], &opened[i]);
+    if (error == 0)
+        error = null < 0 ? -errno : watch_ends(loop);
     if (error == 0) {
         map(&birth, plan, opened, null);
         int pid = give_birth(&birth);
@@ -443,8 +446,7 @@ int process_spawn(struct loop *loop, struct group *pipes, struct group *streams,
         plan->stage = birth.stage;
     }
     close_one(&null);
-    close_theirs(opened, plan->count);
-    close_ours(opened, plan->count);
+    close_all(opened, plan->count);
     if (loop->children.slots.count == 0 && loop->children.watching)
         uv_signal_stop(&loop->children.ended);
     return error;
