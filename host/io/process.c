@@ -82,7 +82,7 @@ void children_close(struct loop *loop)
         struct child *child = slots_at(&loop->children.slots, place);
         if (child == NULL)
             continue;
-        waitpid(child->pid, NULL, 0);
+        waitpid(child->pid, NULL, WNOHANG); /* we are about to end, too */
         slots_remove(&loop->children.slots, child->handle);
         free(child);
     }

@@ -135,7 +135,7 @@ local function addConnections(list, scope)
   local now = keysOf(dispatch.protocols)
   for _, receiver in ipairs(newOnes(scope.before.protocols, now, function(receiver)
     local whose = clients[receiver] and clients[receiver].belongs
-    return not serves(receiver.factory) and (not whose or whose == scope.owner)
+    return not receiver.process and not serves(receiver.factory) and (not whose or whose == scope.owner)
   end)) do
     list[#list + 1] = {
       text = describeConnection(receiver, clients[receiver] ~= nil),
@@ -170,6 +170,8 @@ local function describeThing(thing)
     return ("a connector to %s (%s)"):format(tostring(thing:getDestination()), thing.state)
   elseif thing.again then
     return with("a LoopingCall", " of the function at %s", placeOf(thing.f))
+  elseif thing.plan then
+    return "a process, " .. thing.plan.path
   end
   return with("a task", " of the function at %s", placeOf(thing.f))
 end

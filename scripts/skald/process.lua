@@ -298,7 +298,7 @@ function Process:writeToChild(fd, data)
   local pipe = self.pipes[fd]
   if self.writes[fd] == false then
     error(("the process writes to its descriptor %s, and does not read there"):format(tostring(fd)), 2)
-  elseif not pipe or self.disconnecting then
+  elseif not pipe then
     return nil, "closing", "EPIPE"
   end
   return pipe:write(data)

@@ -606,6 +606,22 @@ describe("a process at the other end of a connection", function()
     assert.truthy(h:output():find("lost\tstopped\thost", 1, true))
   end)
 
+  it("is piped to and from within the core: a port that is a program", function()
+    local h = host.run { "portforward", "listen=tcp:127.0.0.1:0", "connect=process:tr:a-z:A-Z" }
+    local c = h:connect()
+    c:send(("a line\n"):rep(20000))
+    c:halfClose()
+    local all, ending = c:receiveAll()
+    assert.equal("eof", ending)
+    assert.is_true(all == ("A LINE\n"):rep(20000))
+    sys.await(function()
+      return #childrenOf(h.pid) == 0
+    end, function()
+      return h:story "processes are left"
+    end)
+    h:stop()
+  end)
+
   it("is started anew where a definition stays connected with it", function()
     local h = host.serve([[
       local n, P = 0, {}
@@ -686,7 +702,7 @@ describe("a host that stops", function()
     h:waitLog "stopping"
     h:kill "TERM"
     h:ends(0)
-    assert.is_false(isAlive(pid))
+    awaitGone(pid)
   end)
 
   it("starts no process that its end asks for", function()
@@ -697,6 +713,33 @@ describe("a host that stops", function()
     h:stop()
     assert.truthy(h:output():find("p\tended\tstopped", 1, true))
     assert.truthy(h:output():find("late\tended\tlost\tlocal\tnil\tnil\tECANCELED", 1, true), h:output())
+  end)
+end)
+
+describe("skald test", function()
+  after_each(host.cleanup)
+
+  it("waits for a process within a test, and names one that a test leaves behind", function()
+    local path = host.file("a_spec.lua", [[
+      local reactor, protocol, defer = require "skald.reactor", require "skald.protocol", require "skald.defer"
+      describe("a process", function()
+        it("is awaited", function()
+          local d = defer.Deferred:new()
+          local P = protocol.ProcessProtocol {}
+          function P:outReceived(data) self.data = data end
+          function P:processEnded() d:callback(self.data) end
+          reactor.spawnProcess(P:new(), "echo", { "echo", "hi" })
+          assert.equal("hi\n", defer.await(d))
+        end)
+        it("is left behind", function()
+          reactor.spawnProcess({}, "sleep", { "sleep", "1000" })
+        end)
+      end)
+    ]])
+    local status, out = host.command { "test", path }
+    assert.equal(1, status)
+    assert.truthy(out:find("skald test: 1 passed, 1 failed", 1, true), out)
+    assert.truthy(out:find("left behind: a process, sleep\n", 1, true), out)
   end)
 end)
 
