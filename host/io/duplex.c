@@ -337,7 +337,7 @@ struct connection *duplex_new(struct loop *loop, struct group *group,
     duplex->out.side = out_side(connection, out);
     end_keep_blocking(&duplex->in);
     end_keep_blocking(&duplex->out);
-    if (!duplex->in.is_socket)
+    if (!tolerant && !duplex->in.is_socket)
         connection->flags |= C_ABRUPT;
     return connection;
 }

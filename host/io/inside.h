@@ -251,8 +251,9 @@ ssize_t stream_send_file_to(struct connection *connection, int out, int fd, int6
 /* duplex.c: what is read from one descriptor and written to another; or one way only */
 extern const struct transport_ops process_ops, stdio_ops, pipe_ops, terminal_ops;
 
-/* Takes both, unless it fails: NULL. `tolerant`: that nobody reads what we write is no reason to
- * end. Joins no group. */
+/* Takes both, unless it fails: NULL. `tolerant`, of a process: that it does not read what we write
+ * is no reason to end; and it has time to take the rest, when we end: while it writes, that is read
+ * and dropped, as a socket's is. Joins no group. */
 struct connection *duplex_new(struct loop *loop, struct group *group,
                               const struct transport_ops *ops, int in, int out, bool tolerant,
                               const struct address *peer);

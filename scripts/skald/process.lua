@@ -18,7 +18,8 @@ local C, pointer = core.C, core.pointer
 local process = {}
 
 local KILL_AFTER = 5 -- seconds that a process has to end once it was asked to
-local TERM_AFTER = 2 -- seconds that one has to end once its connection has
+local TERM_AFTER = 5 -- seconds that one has to end once its connection has: as long as the core lingers
+local STOPS_AFTER = 1 -- and where the host stops
 
 -- enum process_end (host/io/process.h).
 local READ, WRITE, GIVEN, STREAM, TERMINAL = 0, 1, 2, 3, 4
@@ -522,7 +523,7 @@ function process.stopAll()
   for _, child in pairs(children) do
     child.stopping = true
     if not child.connected then
-      signal(child, TERM)
+      stop(child)
     end
   end
 end
@@ -566,14 +567,10 @@ function Peer:release(why)
     return
   end
   self.released = true
-  if self.stopping then
+  self.deadline = timers.own(self.stopping and STOPS_AFTER or TERM_AFTER, function()
+    self.deadline = nil
     stop(self)
-  else
-    self.deadline = timers.own(TERM_AFTER, function()
-      self.deadline = nil
-      stop(self)
-    end)
-  end
+  end)
 end
 
 function Peer:exited(status, number)

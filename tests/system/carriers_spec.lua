@@ -2,6 +2,8 @@
 
 local certificates = require "support.certificates"
 local host = require "support.host"
+local client = require "support.client"
+local sys = require "support.sys"
 
 -- It describes as if it stood here.
 local carriers = setfenv(assert(loadfile "tests/support/carriers.lua"), getfenv(1))()
@@ -38,7 +40,41 @@ local function overTls(text)
   }
 end
 
+-- Each connection is a process, which relays it to a socket that the test connects to.
+local RELAYED = [[
+  local endpoints = require "skald.endpoints"
+  local Control = {}
+  function Control:dataReceived(path)
+    endpoints.clientFromString("process:socat:-t:1000:-,shut-close:UNIX-LISTEN\\:" .. path):connect(service())
+    self.transport:write "started\n"
+  end
+  return { name = "control", listen = "tcp:127.0.0.1:0", protocol = Control }
+]]
+
+local function overProcesses(text)
+  local h = host.serve("local definition local function service() if not definition then definition = (function() " .. text
+    .. "\nend)() end return definition end " .. RELAYED)
+  local control, n = h:connect(), 0
+  return {
+    connect = function(_, options)
+      n = n + 1
+      local path = ("%s/relay%d.sock"):format(host.folder(), n)
+      assert.equal("started", control:send(path):line())
+      return sys.await(function()
+        local ok, peer = pcall(client.unix, path, options)
+        return ok and peer
+      end, function()
+        return h:story "the relay does not listen"
+      end)
+    end,
+    line = function(_, ...)
+      return h:line(...)
+    end,
+  }
+end
+
 local rows = {
+  { name = "a process", serve = overProcesses, address = "^process:socat$", reset = "eof", resets = false },
   { name = "tcp", serve = overTcp, address = "^tcp:127%.0%.0%.1:%d+$" },
   { name = "tcp with a wrapper", serve = wrapped, address = "^tcp:127%.0%.0%.1:%d+$" },
   { name = "unix", serve = overUnix, address = "^unix:", reset = "eof", resets = false },
