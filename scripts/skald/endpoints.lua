@@ -137,6 +137,14 @@ function read.path(text)
   return text ~= "" and text or nil, "a path is missing"
 end
 
+function read.program(text)
+  return text ~= "" and text or nil, "a program is missing"
+end
+
+function read.folder(text)
+  return text ~= "" and text or nil, "a folder is missing"
+end
+
 -- A host to connect to: an address, or a name.
 function read.name(text)
   local inner = text:match "^%[(.*)%]$" or text
@@ -231,7 +239,7 @@ local clients = {
       verify = "verify", handshakeTimeout = "timeout",
     },
   },
-  process = { { "path" }, { path = "path", cwd = "path", timeout = "timeout" }, rest = true },
+  process = { { "path" }, { path = "program", cwd = "folder", timeout = "timeout" }, rest = true },
 }
 
 local hasInterface = { tcp = true, tls = true, udp = true }
