@@ -102,7 +102,10 @@ function Stdio:build(carrier, build)
   if not ok or made == nil then
     over(self)
   end
-  return ok and made or not ok and error(made, 0) or nil
+  if not ok then
+    error(made, 0)
+  end
+  return made
 end
 
 --- It will not come.
