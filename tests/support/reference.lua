@@ -20,6 +20,7 @@ local pages = {
   { module = "skald.basic", pure = true },
   { module = "skald.policies", pure = true },
   { module = "skald.haproxy", pure = true },
+  { module = "skald.resp", pure = true },
   { module = "skald.stream", pure = true, also = { "Stream" } },
   { module = "skald.defer", pure = true, also = { "Failure" } },
   { module = "skald.task", pure = true, also = { "ClockCall", "CooperativeTask" } },
