@@ -8,7 +8,7 @@ CC := $(if $(filter default,$(origin CC)),gcc,$(CC))
 
 # What Debian calls the things that building, testing, linting and comparing take.
 BUILD_PACKAGES := gcc libc6-dev pkg-config libuv1-dev libluajit-5.1-dev libssl-dev lua-cjson-dev libc-ares-dev luajit libssl3
-TEST_PACKAGES := lua-busted lua-socket netcat-openbsd socat telnet curl python3 python3-twisted procps lua-cjson git rsync vim-tiny haproxy openssl sslscan redis-tools swaks
+TEST_PACKAGES := lua-busted lua-socket netcat-openbsd socat telnet curl python3 python3-twisted procps lua-cjson git rsync vim-tiny haproxy openssl sslscan redis-tools swaks bind9-dnsutils
 LINT_PACKAGES := lua-check clang-format clang-tidy
 BENCH_PACKAGES := lua-luv python3-uvloop golang-go nodejs haproxy
 
