@@ -74,7 +74,8 @@ function Target:connectionLost(reason)
   end
 end
 
-local TargetFactory = protocol.ClientFactory { protocol = Target, idleTimeout = idle }
+-- One for all: a class would be a new factory at each connection.
+local targetFactory = protocol.ClientFactory { protocol = Target, idleTimeout = idle }:new()
 
 -- --- the client -------------------------------------------------------------------------------
 
@@ -211,7 +212,7 @@ function Client:connect(endpoint)
   self.step = false -- what comes from here on is for the target
   self:setTimeout(nil)
   self.transport:pauseProducing()
-  self.connecting = endpoints.clientFromString(endpoint):connect(TargetFactory)
+  self.connecting = endpoints.clientFromString(endpoint):connect(targetFactory)
   self.connecting:addCallbacks(function(target)
     self:join(target)
   end, function(failure)
