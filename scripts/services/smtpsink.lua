@@ -319,6 +319,9 @@ end
 
 -- ----------------------------------------------------------------------------------------------
 
+if (options.certificate == nil) ~= (options.privateKey == nil) then
+  error("certificate= and privateKey= come together", 0)
+end
 if options.maildir then
   local probe = options.maildir .. "/tmp/.probe"
   local file, problem = io.open(probe, "wb")
