@@ -8,9 +8,9 @@ CC := $(if $(filter default,$(origin CC)),gcc,$(CC))
 
 # What Debian calls the things that building, testing, linting and comparing take.
 BUILD_PACKAGES := gcc libc6-dev pkg-config libuv1-dev libluajit-5.1-dev libssl-dev lua-cjson-dev libc-ares-dev luajit libssl3
-TEST_PACKAGES := lua-busted lua-socket netcat-openbsd socat telnet curl python3 python3-twisted procps lua-cjson git rsync vim-tiny haproxy openssl sslscan redis-tools swaks bind9-dnsutils
+TEST_PACKAGES := lua-busted lua-socket netcat-openbsd socat telnet curl python3 python3-twisted procps lua-cjson git rsync vim-tiny haproxy openssl sslscan redis-tools swaks bind9-dnsutils libnet-ssleay-perl
 LINT_PACKAGES := lua-check clang-format clang-tidy
-BENCH_PACKAGES := lua-luv python3-uvloop golang-go nodejs haproxy
+BENCH_PACKAGES := lua-luv python3-uvloop golang-go nodejs haproxy redis-tools
 
 SOURCES := $(filter-out host/main.c,$(wildcard host/*/*.c))
 LIBRARY := $(wildcard scripts/skald/*.lua)
@@ -98,14 +98,14 @@ lint: build-deps ## formatting, static analysis, direction of includes
 
 .PHONY: bench bench-tools
 bench-tools: build-deps
-	@$(MAKE) -s --no-print-directory $(BENCH_TOOLS:%=$(BUILD)/bench/%)
+	@$(MAKE) -s --no-print-directory $(BENCH_TOOLS:%=$(BUILD)/bench/%) $(BUILD)/bench/floor $(BUILD)/bench/load $(BUILD)/bench/lines $(BUILD)/bench/forward $(BUILD)/bench/dns
 bench: release bench-tools ## CPU, latency, memory, start time, beside a plain C server and others
 	$(call need,$(BENCH_PACKAGES))
 	@luajit tests/bench/bench.lua --json $(BUILD)/bench.json
 	@luajit tests/bench/async.lua --json $(BUILD)/async.json
 	@luajit tests/bench/framing.lua --json $(BUILD)/framing.json
 	@luajit tests/bench/forward.lua --json $(BUILD)/forward.json
-	@luajit tests/bench/tls.lua
+	@luajit tests/bench/tls.lua tests/bench/services.lua --json $(BUILD)/services.json
 
 .PHONY: docs
 docs: build-deps ## docs/reference, from the comments in scripts/
