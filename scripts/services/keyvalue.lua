@@ -98,10 +98,12 @@ local function isString(value)
   return type(value) == "string"
 end
 
--- An integer in full, as Redis takes them, or nil.
+-- An integer as Redis takes them, which is as it would write them, or nil.
 local function integer(text)
-  local number = text:find "^%-?%d+$" and #text <= 17 and tonumber(text)
-  return number and math.abs(number) < 2 ^ 53 and number or nil
+  local number = tonumber(text)
+  if number and number % 1 == 0 and math.abs(number) < 2 ^ 53 and ("%d"):format(number) == text then
+    return number
+  end
 end
 
 -- Redis' patterns (`*`, `?`, `[a-c]`, `[^a]`, `\x`) as Lua's.
@@ -292,7 +294,7 @@ local function add(self, key, number)
   elseif math.abs(old + number) >= 2 ^ 53 then
     return self:sendError "ERR increment or decrement would overflow"
   end
-  set(self.db, key, ("%.0f"):format(old + number))
+  set(self.db, key, ("%d"):format(old + number))
   self:sendInteger(old + number)
 end
 

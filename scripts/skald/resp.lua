@@ -82,10 +82,27 @@ local function readString(chunk, at)
   return sub(chunk, first, stop - 1), stop + 2
 end
 
--- A command of up to four strings that is all here, as most are: it, their number, and where it ends.
+-- The fifth string of a command to the eighth, as far as it has them, and where the last one ends.
+local function readMore(chunk, at, count)
+  local a, b, c, d
+  a, at = readString(chunk, at)
+  if count > 5 then
+    b, at = readString(chunk, at)
+  end
+  if count > 6 then
+    c, at = readString(chunk, at)
+  end
+  if count > 7 then
+    d, at = readString(chunk, at)
+  end
+  return a, b, c, d, at
+end
+
+-- A command of up to eight strings that is all here, as most are: it, their number, and where it ends. One
+-- by one, since the compiler does not take a loop within the one that delivers.
 local function readWhole(chunk, from)
   local count, at = readLength(chunk, from + 1)
-  if not count or count == 0 or count > 4 then
+  if not count or count == 0 or count > 8 then
     return nil
   end
   local a, b, c, d
@@ -99,7 +116,12 @@ local function readWhole(chunk, from)
   if count > 3 then
     d, at = readString(chunk, at)
   end
-  return at and { a, b, c, d }, count, at
+  if count < 5 then
+    return at and { a, b, c, d }, count, at
+  end
+  local e, f, g, h
+  e, f, g, h, at = readMore(chunk, at, count)
+  return at and { a, b, c, d, e, f, g, h }, count, at
 end
 
 local nextCommand
@@ -209,6 +231,26 @@ local function continueString(self, state, part)
   return nextCommand(self, state)
 end
 
+local function append(state, part, s, at)
+  local count = part.count + 1
+  part.command[count], part.count = s, count
+  state.from = at
+end
+
+-- The next string of an unfinished command, where all of it is here.
+local function takeString(self, state, part)
+  local s, at = readString(state.chunk, state.from)
+  if not s or part.total + #s > self.MAX_LENGTH then
+    return continueLine(self, state, part)
+  end
+  part.total = part.total + #s
+  append(state, part, s, at)
+  if part.count == part.wanted then
+    return finish(state, part)
+  end
+  return nextCommand(self, state)
+end
+
 -- The next command that may be delivered and the number of its strings, or nothing.
 function nextCommand(self, state)
   if not isReady(self, state) then
@@ -218,6 +260,8 @@ function nextCommand(self, state)
   if part then
     if part.whole >= 0 then
       return continueString(self, state, part)
+    elseif part.wanted > 0 and part.size == 0 then
+      return takeString(self, state, part)
     end
     return continueLine(self, state, part)
   end
@@ -240,11 +284,23 @@ end
 ---@field MAX_COUNT integer the most strings of a command: 65536 unless changed
 local CommandReceiver = protocol.Protocol(lines.Receiver, { MAX_LENGTH = 16777216, MAX_COUNT = 65536 })
 
-function CommandReceiver:_parse(state)
+local function deliver(self, state)
   local command, count = nextCommand(self, state)
-  while command do
+  if command then
     self:commandReceived(command, count)
-    command, count = nextCommand(self, state)
+    return true
+  end
+  return false
+end
+
+-- Most reads hold few commands, and a loop that is left at once is none that the compiler can use.
+function CommandReceiver:_parse(state)
+  if deliver(self, state) and deliver(self, state) and deliver(self, state) then
+    local command, count = nextCommand(self, state)
+    while command do
+      self:commandReceived(command, count)
+      command, count = nextCommand(self, state)
+    end
   end
 end
 
@@ -293,7 +349,7 @@ end
 ---@return string? message
 ---@return string? code
 function CommandReceiver:sendInteger(n)
-  return self.transport:write(integers[n] or (":%.0f\r\n"):format(n))
+  return self.transport:write(integers[n] or (":%d\r\n"):format(n))
 end
 
 --- Replies with a string, or with nothing.
