@@ -99,6 +99,8 @@ lint: build-deps ## formatting, static analysis, direction of includes
 .PHONY: bench bench-tools
 bench-tools: build-deps
 	@$(MAKE) -s --no-print-directory $(BENCH_TOOLS:%=$(BUILD)/bench/%) $(BUILD)/bench/floor $(BUILD)/bench/load $(BUILD)/bench/lines $(BUILD)/bench/forward $(BUILD)/bench/dns
+	@$(MAKE) -s --no-print-directory $(BUILD)/bench/floor $(BUILD)/bench/load $(BUILD)/bench/lines $(BUILD)/bench/forward
+	@$(MAKE) -s --no-print-directory $(BUILD)/bench/dns
 bench: release bench-tools ## CPU, latency, memory, start time, beside a plain C server and others
 	$(call need,$(BENCH_PACKAGES))
 	@luajit tests/bench/bench.lua --json $(BUILD)/bench.json
