@@ -214,10 +214,11 @@ describe("the bundled service keyvalue", function()
     assert.equal("+OK", c:line())
     local before = h:memory()
     c:send(("get big\r\n"):rep(3000))
-    sys.pass(0.2)
-    assert.is_true(h:memory() - before < 20e6, "answers that nobody takes pile up")
     c:send "quit\r\n"
     assert.equal(3000 * #("$60000\r\n" .. value:sub(1, 60000) .. "\r\n") + #"+OK\r\n", (c:count()))
+    if not host.sanitized then
+      assert.is_true(h:peakMemory() - before < 20e6, "answers that nobody takes pile up")
+    end
   end)
 
   it("grows no further than maxmemory", function()

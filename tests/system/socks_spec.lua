@@ -3,8 +3,6 @@
 local host = require "support.host"
 local process = require "support.process"
 
-local sys = process.sys
-
 -- An HTTP server of two lines, which says who came.
 local WEB = [[
   local P = {}
@@ -103,7 +101,6 @@ describe("the bundled service socks", function()
     local function slowly(bytes)
       for i = 1, #bytes do
         c:send(bytes:sub(i, i))
-        sys.pass(0.002)
       end
     end
     slowly "\5\2\0\2"
