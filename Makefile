@@ -16,7 +16,7 @@ SOURCES := $(filter-out host/main.c,$(wildcard host/*/*.c))
 LIBRARY := $(wildcard scripts/skald/*.lua)
 SERVICES := $(wildcard scripts/services/*.lua scripts/services/*.txt scripts/services/poems/*.txt)
 TEMPLATES := $(wildcard scripts/templates/*.lua)
-BENCH_TOOLS := floor udp_floor tls_floor forward lines load tls_load
+BENCH_TOOLS := floor udp_floor tls_floor dns forward lines load tls_load
 C_TESTS := $(basename $(notdir $(wildcard tests/host/*_test.c)))
 
 WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
@@ -98,16 +98,15 @@ lint: build-deps ## formatting, static analysis, direction of includes
 
 .PHONY: bench bench-tools
 bench-tools: build-deps
-	@$(MAKE) -s --no-print-directory $(BENCH_TOOLS:%=$(BUILD)/bench/%) $(BUILD)/bench/floor $(BUILD)/bench/load $(BUILD)/bench/lines $(BUILD)/bench/forward $(BUILD)/bench/dns
-	@$(MAKE) -s --no-print-directory $(BUILD)/bench/floor $(BUILD)/bench/load $(BUILD)/bench/lines $(BUILD)/bench/forward
-	@$(MAKE) -s --no-print-directory $(BUILD)/bench/dns
+	@$(MAKE) -s --no-print-directory $(BENCH_TOOLS:%=$(BUILD)/bench/%)
 bench: release bench-tools ## CPU, latency, memory, start time, beside a plain C server and others
 	$(call need,$(BENCH_PACKAGES))
 	@luajit tests/bench/bench.lua --json $(BUILD)/bench.json
 	@luajit tests/bench/async.lua --json $(BUILD)/async.json
 	@luajit tests/bench/framing.lua --json $(BUILD)/framing.json
 	@luajit tests/bench/forward.lua --json $(BUILD)/forward.json
-	@luajit tests/bench/tls.lua tests/bench/services.lua --json $(BUILD)/services.json
+	@luajit tests/bench/tls.lua
+	@luajit tests/bench/services.lua --json $(BUILD)/services.json
 
 .PHONY: docs
 docs: build-deps ## docs/reference, from the comments in scripts/

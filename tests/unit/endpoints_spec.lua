@@ -55,7 +55,8 @@ describe("endpoints", function()
     assert.matches("column 8: maxPacketSize is a number from 1 to 65535, not '0'", refused "udp:53:maxPacketSize=0")
     assert.matches("column 8: reuse is yes or no, not '1'", refused "udp:53:reuse=1")
     assert.matches("column 9: haproxy: stands before connections", refused "haproxy:udp:53")
-    assert.matches("column 1: 'udp' is no kind of endpoint %(process, tcp, tls, unix%)", select(2, endpoints.parseClient "udp:a:53"))
+    assert.matches(
+      "column 1: 'udp' is no kind of endpoint %(process, tcp, tls, unix%)", select(2, endpoints.parseClient "udp:a:53"))
   end)
 
   it("names the column of the field that is wrong", function()
@@ -106,7 +107,7 @@ describe("endpoints", function()
     local result, message = endpoints.parseClient "process:"
     assert.is_nil(result)
     assert.matches("column 9: a program is missing", message)
-    assert.matches("is no kind of endpoint %(stdio, tcp, unix, haproxy%)", refused "process:cat")
+    assert.matches("is no kind of endpoint %(fd, stdio, systemd, tcp, tls, udp, unix, haproxy%)", refused "process:cat")
   end)
 
   it("raises for what is no string", function()
