@@ -205,6 +205,9 @@ end
 local Socket = setmetatable({ __tostring = ports.Listener.__tostring }, { __index = ports.Listener })
 Socket.__index = Socket
 
+--- Datagrams are not encrypted. The handle is no listener's, though one may have the same number.
+function Socket.secure() end
+
 --- Binds, without receiving.
 ---@param endpoint table `{ port, interface, maxPacketSize, reuse, broadcast }`
 ---@return UdpSocket? socket or nil, message, code

@@ -93,7 +93,7 @@ function dispatch.connected(place, handle)
   protocols[place] = made
   connectors[place] = dial.connector
   C.skald_join(pointer, handle)
-  local secure = dial.endpoint.context
+  local secure = dial.endpoint and dial.endpoint.context -- standard input has none
   if secure then
     shaking[place] = dial.connector
     C.skald_secure(pointer, handle, secure.handle, require("skald.tls").expected(dial.endpoint, dial.endpoint))
@@ -120,9 +120,7 @@ local toString = ffi.string
 function dispatch.descriptor(place, fd)
   local receiver = protocols[place]
   local received = receiver.fileDescriptorReceived
-  if received then
-    received(receiver, fd)
-  else
+  if not received or received(receiver, fd) == UNHEARD then
     C.skald_close_descriptor(fd)
   end
 end

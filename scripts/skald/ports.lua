@@ -220,7 +220,7 @@ end
 ---@param context TLSContext?
 function Listener:secure(context)
   local former = self.context
-  if former and context and former.key == context.key then
+  if former == context or former and context and former.key == context.key then
     return
   end
   C.skald_secure_listener(pointer, self.handle, context and context.handle or 0)

@@ -37,11 +37,20 @@ function stdio.bind(group)
   return self
 end
 
+--- Nothing of it can be put back.
+---@return table
+function Stdio.settings()
+  return {}
+end
+
 --- Nothing of it can be adjusted.
 ---@return boolean
 function Stdio.adjust()
   return true
 end
+
+--- It stays as it is.
+function Stdio.secure() end
 
 --- Has a factory serve it from now on.
 ---@param factory Factory

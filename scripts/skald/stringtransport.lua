@@ -386,6 +386,30 @@ function StringTransport:getPeerCertificate()
   return self.peerCertificate
 end
 
+--- Notes the descriptor in `descriptors`, where this is a Unix socket.
+---@param fd integer a descriptor's number
+---@return boolean? ok nil, message, "ENOTSUP" on others; nil, "closing", "EPIPE" after the end
+---@return string? message
+---@return string? code
+function StringTransport:sendFileDescriptor(fd)
+  if type(fd) ~= "number" or fd < 0 or fd % 1 ~= 0 then
+    error(("sendFileDescriptor takes a descriptor's number, not %s"):format(tostring(fd)), 2)
+  elseif self:getHost().type ~= "UNIX" then
+    return nil, "Operation not supported", "ENOTSUP"
+  elseif self.disconnecting then
+    return nil, "closing", "EPIPE"
+  end
+  self.descriptors = self.descriptors or {}
+  table.insert(self.descriptors, fd)
+  return true
+end
+
+--- What the test has put into `peerCredentials`.
+---@return table? credentials
+function StringTransport:getPeerCredentials()
+  return self.peerCredentials
+end
+
 -- --- what the peer does -----------------------------------------------------------------------
 
 local stringtransport = { StringTransport = StringTransport }

@@ -311,6 +311,32 @@ function ProtocolWrapper:getPeerCertificate()
   return self.transport:getPeerCertificate()
 end
 
+--- Queues a copy of a descriptor, which goes with the next byte that is written.
+---@param fd integer stays the caller's
+---@return boolean? ok nil, message, code
+---@return string? message
+---@return string? code
+function ProtocolWrapper:sendFileDescriptor(fd)
+  return self.transport:sendFileDescriptor(fd)
+end
+
+--- Who is at the other end of a Unix socket.
+---@return table? credentials as of `Transport:getPeerCredentials`
+function ProtocolWrapper:getPeerCredentials()
+  return self.transport:getPeerCredentials()
+end
+
+--- A descriptor came, with bytes that follow.
+---@param fd integer a descriptor's number
+---@return any unheard where the protocol does not take it
+function ProtocolWrapper:fileDescriptorReceived(fd)
+  local wrapped = self.wrappedProtocol
+  if wrapped.fileDescriptorReceived then
+    return wrapped:fileDescriptorReceived(fd)
+  end
+  return protocol._UNHEARD
+end
+
 wrapping.ProtocolWrapper = ProtocolWrapper
 
 -- --- the factory ------------------------------------------------------------------------------

@@ -565,7 +565,7 @@ describe("check", function()
       ['"tcp:a:80:81"'] = "column 10: one field too many",
       ['"tpc:a:80"'] = "column 1: 'tpc' is no kind of endpoint",
       ['"unix:"'] = "column 6: a path is missing",
-      ['"udp:a:443"'] = "column 1: udp: not in this version",
+      ['"udp:a:443"'] = "column 1: 'udp' is no kind of endpoint (process, tcp, tls, unix)",
       ['{ "tcp:a:80", "tcp:b:x" }'] = "column 7: a port to connect to",
       ['{ "tcp:a:80", 81 }'] = "connect takes strings, not a number",
       ["{}"] = "connect is an empty list",

@@ -452,7 +452,7 @@ describe("a bad endpoint string", function()
       { 'endpoints.clientFromString("tcp:127.0.0.1:80:timout=3")', "column 18: tcp knows no 'timout'" },
       { 'endpoints.clientFromString("tcp:[::1:80")', "column 5: this bracket is never closed" },
       { 'endpoints.clientFromString("unix")', "column 5: a path is missing" },
-      { 'endpoints.clientFromString("udp:a:443")', "column 1: udp: not in this version" },
+      { 'endpoints.clientFromString("udp:a:443")', "column 1: 'udp' is no kind of endpoint" },
       { "endpoints.clientFromString(80)", "an endpoint is a string, not a number" },
       { "endpoints.clientFromString()", "an endpoint is a string, not a nil" },
       { 'endpoints.serverFromString("tcp:a")', "column 5: a port is a number from 0 to 65535" },

@@ -289,27 +289,6 @@ describe("the program", function()
     end
   end)
 
-  it("names the calls that this version does not have yet", function()
-    local h = host.serve [[
-      local reactor = require "skald.reactor"
-      local function report(name, f, ...)
-        local ok, message = pcall(f, ...)
-        print(name, ok, message)
-      end
-      local P = {}
-      function P:connectionMade()
-        report("spawnProcess", reactor.spawnProcess, {}, "true")
-      end
-      return { listen = "tcp:127.0.0.1:0", protocol = P }
-    ]]
-    h:connect()
-    for _, name in ipairs { "spawnProcess" } do
-      local ok, message = h:line("^" .. name .. "\t(%a+)\t(.*)")
-      assert.equal("false", ok)
-      assert.truthy(message:find("not in this version", 1, true), message)
-    end
-  end)
-
   it("refuses connections once it has ended, and the port can be taken again at once", function()
     local h = host.run { "echo", "listen=tcp:127.0.0.1:0" }
     local port = h.port
