@@ -210,6 +210,11 @@ int queue_passed(const struct chunk_queue *queue, int *fds, int max)
     return n;
 }
 
+bool queue_passes_last(const struct chunk_queue *queue)
+{
+    return chunk_passes(queue->tail);
+}
+
 struct file_part *queue_first_file(const struct chunk_queue *queue, size_t *left)
 {
     struct file_part *file = chunk_file(queue->head);

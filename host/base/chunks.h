@@ -65,6 +65,7 @@ int queue_pass(struct chunk_queue *queue, int fd);
 
 /* The descriptors at the head of the queue that go with the next byte; how many, at most `max`. */
 int queue_passed(const struct chunk_queue *queue, int *fds, int max);
+bool queue_passes_last(const struct chunk_queue *queue); /* one waits for a byte to go with */
 
 /* The file at the head of the queue, and how much of it is left in *left; NULL: that is no file.
  * One of which nothing is left stays there until queue_drop_file. */

@@ -233,7 +233,7 @@ int connection_send_file(struct connection *connection, int fd, int64_t offset, 
 int connection_pass(struct connection *connection, int fd)
 {
     int fds[DESCRIPTORS];
-    if (connection->ops->pass == NULL)
+    if (connection->ops->pass == NULL || connection->tls)
         return -ENOTSUP;
     if (!output_accepts(connection))
         return -EPIPE;

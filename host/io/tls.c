@@ -16,6 +16,7 @@
 enum {
     SLICE_NS = 500000,      /* of first steps of handshakes in one turn of the loop, one at least;
                                the others may take as long again */
+    PLAIN_PARTS = 64,       /* of the queue that go at once as they are */
     MOST_PENDING = 1 << 20, /* of ciphertext that nobody takes: answers to its questions pile up */
 };
 
@@ -474,18 +475,22 @@ static ssize_t encrypt_batch(struct tls *tls, struct cursor *at)
     return (ssize_t)batch;
 }
 
-/* What was queued before the session began. */
-static ssize_t write_plain(struct tls *tls, const struct iovec *parts, int count)
+/* Of the parts, what was queued before the session began. */
+static int plain_parts(const struct tls *tls, const struct iovec *parts, int count,
+                       struct iovec *own)
 {
-    struct iovec own[64];
     size_t left = tls->plain;
     int n = 0;
-    for (; n < count && n < 64 && left > 0; n++) {
+    for (; n < count && n < PLAIN_PARTS && left > 0; n++) {
         own[n] = parts[n];
         own[n].iov_len = own[n].iov_len < left ? own[n].iov_len : left;
         left -= own[n].iov_len;
     }
-    ssize_t sent = tls->under->write(tls->connection, own, n);
+    return n;
+}
+
+static ssize_t sent_plain(struct tls *tls, ssize_t sent)
+{
     if (sent > 0)
         tls->plain -= (size_t)sent;
     if (tls->plain == 0)
@@ -493,11 +498,37 @@ static ssize_t write_plain(struct tls *tls, const struct iovec *parts, int count
     return sent;
 }
 
+static ssize_t write_plain(struct tls *tls, const struct iovec *parts, int count)
+{
+    struct iovec own[PLAIN_PARTS];
+    int n = plain_parts(tls, parts, count, own);
+    return sent_plain(tls, tls->under->write(tls->connection, own, n));
+}
+
+/* The same, with descriptors: those that were queued behind it were refused. */
+static ssize_t tls_pass(struct connection *connection, const struct iovec *parts, int count,
+                        const int *fds, int descriptors)
+{
+    struct iovec own[PLAIN_PARTS];
+    struct tls *tls = connection->tls;
+    int n = plain_parts(tls, parts, count, own);
+    return sent_plain(tls, tls->under->pass(connection, own, n, fds, descriptors));
+}
+
+/* A session that failed takes nothing more, be its end told of or not: the kernel would, and so
+ * would say at once, again and again, that it can. */
+static int may_encrypt(struct tls *tls)
+{
+    if (tls->state == FAILED)
+        return tls->ended && tls->outcome < 0 ? (int)tls->outcome : -EPROTO;
+    return tls->state == OPEN ? send_pending(tls) : -EAGAIN;
+}
+
 /* Bytes of the queue whose ciphertext has gone by now; 0 where none has, -EAGAIN where it has not,
  * or -errno. */
 static ssize_t settle_owed(struct tls *tls)
 {
-    int error = tls->state == OPEN ? send_pending(tls) : -EAGAIN;
+    int error = may_encrypt(tls);
     if (error < 0)
         return error;
     ssize_t owed = (ssize_t)tls->owed;
@@ -615,6 +646,7 @@ static const struct transport_ops tls_ops = {
     .kind = "tls",
     .read = tls_read,
     .write = tls_write,
+    .pass = tls_pass,
     .send_file = tls_send_file,
     .flush = tls_flush,
     .seal = tls_seal,
@@ -652,6 +684,8 @@ int connection_secure(struct connection *connection, uint64_t handle, const char
         return -EALREADY;
     if (!output_accepts(connection) || connection->flags & C_EOF)
         return -EPIPE;
+    if (queue_passes_last(&connection->out))
+        return -EBUSY;
     tls_begin(connection, context, name);
     return 0;
 }

@@ -44,7 +44,8 @@ int listener_secure(struct listener *listener, uint64_t context);
 
 /* What is queued goes as it is; then the handshake begins, events->secured follows at its end, and
  * all is encrypted. A client's peer must have a certificate for `name` (a host name or an IP
- * address); NULL: any name. 0, -EBADF, -EALREADY, or -EPIPE after the end. */
+ * address); NULL: any name. 0, -EBADF, -EALREADY, -EBUSY where a descriptor
+ * waits for the byte that it goes with, or -EPIPE after the end. */
 int connection_secure(struct connection *connection, uint64_t context, const char *name);
 
 /* What was agreed on to be spoken above (borrowed, not terminated); NULL: nothing. */

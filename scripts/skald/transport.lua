@@ -381,7 +381,8 @@ end
 --- are dropped: they came in the clear.
 ---@param options TLSServerOptions|TLSClientOptions? of the side that this is
 ---@return boolean? ok nil, message, code where a file is not what it should be (ENOENT, EACCES, EINVAL),
----where it is encrypted already (EALREADY), and after the end (EPIPE)
+---where it is encrypted already (EALREADY), where a descriptor waits for the byte that it goes with (EBUSY),
+---and after the end (EPIPE)
 ---@return string? message
 ---@return string? code
 function Transport:startTLS(options)
