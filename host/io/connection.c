@@ -185,6 +185,14 @@ bool connection_is_finishing(const struct connection *connection)
     return flags & C_CLOSING || (flags & (C_FIN_WANTED | C_FIN_SENT)) == C_FIN_WANTED;
 }
 
+/* A FIN amid the handshake would end the other direction, too. */
+static bool may_finish(const struct connection *connection)
+{
+    bool half = !(connection->flags & C_CLOSING);
+    return connection->out.bytes == 0 && connection_is_finishing(connection) &&
+           !output_has_producer(connection) && !(half && tls_is_shaking(connection));
+}
+
 void connection_settle(struct connection *connection)
 {
     if (connection->flags & C_LOST)
@@ -207,8 +215,7 @@ void connection_settle(struct connection *connection)
         pipe_sink_ends(connection);
     if ((connection->flags & (C_KEPT | C_FIN_WANTED)) == C_KEPT && !connection->fed_by)
         connection_end(connection, C_CLOSING, END_DONE, BY_PEER, 0);
-    if (connection->out.bytes == 0 && connection_is_finishing(connection) &&
-        !output_has_producer(connection) && is_sealed(connection)) {
+    if (may_finish(connection) && is_sealed(connection)) {
         if (connection->flags & C_CLOSING) {
             lose(connection);
             return;
