@@ -171,6 +171,17 @@ void duplex_watch(struct connection *connection, int interest)
     watch_out(&connection->duplex->out, interest & UV_WRITABLE);
 }
 
+/* Where the two ends are one socket, the last that closes puts its flags back. */
+int duplex_own_input(struct connection *connection)
+{
+    struct end_of *in = &connection->duplex->in, *out = &connection->duplex->out;
+    if (in->is_socket && in->flags >= 0)
+        fcntl(in->fd, F_SETFL, in->flags | O_NONBLOCK);
+    if (out->is_socket)
+        out->flags = -1;
+    return in->fd;
+}
+
 /* --- the table -------------------------------------------------------------------------------- */
 
 /* The terminal's other side is closed: that is its end (EIO). */

@@ -257,6 +257,8 @@ extern const struct transport_ops process_ops, stdio_ops, pipe_ops, terminal_ops
 struct connection *duplex_new(struct loop *loop, struct group *group,
                               const struct transport_ops *ops, int in, int out, bool tolerant,
                               const struct address *peer);
+/* Its descriptor, for who reads it by other means: it does not block from now on. */
+int duplex_own_input(struct connection *connection);
 void duplex_watch(struct connection *connection, int interest);
 void duplex_close(struct connection *connection);
 

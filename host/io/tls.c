@@ -243,8 +243,10 @@ static bool open_session(struct tls *tls)
 {
     struct tls_library *shared = library(tls->connection);
     const struct openssl *openssl = &shared->openssl;
+    struct connection *connection = tls->connection;
+    int fd = connection->duplex ? duplex_own_input(connection) : connection->fd;
     tls->ssl = openssl->SSL_new(tls->context->variants[0]);
-    BIO *in = tls->ssl ? openssl->BIO_new_socket(tls->connection->fd, BIO_NOCLOSE) : NULL;
+    BIO *in = tls->ssl ? openssl->BIO_new_socket(fd, BIO_NOCLOSE) : NULL;
     if (in == NULL)
         return false;
     openssl->BIO_up_ref(shared->out);
