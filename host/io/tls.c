@@ -17,6 +17,7 @@ enum {
     SLICE_NS = 500000,      /* of first steps of handshakes in one turn of the loop, one at least;
                                the others may take as long again */
     PLAIN_PARTS = 64,       /* of the queue that go at once as they are */
+    MOST_AT_ONCE = 1 << 20, /* bytes encrypted in one call, so that a fast reader starves nobody */
     MOST_PENDING = 1 << 20, /* of ciphertext that nobody takes: answers to its questions pile up */
 };
 
@@ -560,7 +561,7 @@ static ssize_t tls_write(struct connection *connection, const struct iovec *part
         return taken;
     struct cursor at = {parts, parts + count, 0};
     skip(&at, (size_t)taken);
-    while (at.part < at.end && tls->pending_length == 0) {
+    while (at.part < at.end && tls->pending_length == 0 && taken < MOST_AT_ONCE) {
         ssize_t n = encrypt_batch(tls, &at);
         if (n > 0)
             n = push_batch(tls, (size_t)n);
