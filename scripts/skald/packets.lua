@@ -41,14 +41,14 @@ end
 --- A datagram came.
 ---@param place integer of the port
 function packets.received(place)
-  local port = ports[place]
+  local port, from = ports[place], sender() -- whoever hears of it: the core tells each host once
   if port.news then
     port:tellNews()
   end
   local receiver = port.protocol
   local received = receiver.datagramReceived
   if received then
-    received(receiver, toString(packet.bytes, packet.length), sender(), packet.truncated)
+    received(receiver, toString(packet.bytes, packet.length), from, packet.truncated)
   end
 end
 
