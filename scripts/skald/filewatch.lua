@@ -135,7 +135,7 @@ end
 local function begin(self)
   local number = folders.add(self.path, self)
   if number < 0 and core.isMissing(-number) then
-    local folder, name = self.path:match "^(.-)/*([^/]+)$"
+    local folder, name = self.path:match "^(.-)/*([^/]+)/*$"
     folder = folder ~= "" and folder or self.path:sub(1, 1) == "/" and "/" or "."
     self.name = name
     number = folders.add(folder, self)
