@@ -142,11 +142,22 @@ local function stop(self)
   end
 end
 
+-- Its owner loses sight of it.
+local function leave(self)
+  local who = self.owner
+  self.owner = nil
+  if who then
+    who:remove(self)
+  end
+end
+
+-- What it has started may hold its pipes after its end: until they are closed, it is its owner's.
 local function conclude(self)
   if not self.reason or self.open > 0 or self.told then
     return
   end
   self.told = true
+  leave(self)
   guarded(nil, hear, self.protocol, "processEnded", self.reason)
 end
 
@@ -185,15 +196,6 @@ local function openPipes(self, fds)
       self.writes[fd] = item.what ~= READ
       self.open = self.open + 1
     end
-  end
-end
-
--- Its owner loses sight of it.
-local function leave(self)
-  local who = self.owner
-  self.owner = nil
-  if who then
-    who:remove(self)
   end
 end
 
@@ -250,7 +252,6 @@ function Process:exited(status, number)
   if self.deadline then
     self.deadline:cancel()
   end
-  leave(self)
   self.reason = reasonOf(self, status, number)
   guarded(nil, hear, self.protocol, "processExited", self.reason)
   for fd, pipe in pairs(self.pipes) do
