@@ -106,24 +106,55 @@ local function integer(text)
   end
 end
 
--- Redis' patterns (`*`, `?`, `[a-c]`, `[^a]`, `\x`) as Lua's.
-local function globToPattern(glob)
-  local out, i = { "^" }, 1
-  while i <= #glob do
-    local c = glob:sub(i, i)
-    local range = c == "[" and glob:match("^%[%^?[^%]]+%]", i)
-    if range then
-      out[#out + 1] = range:gsub("%%", "%%%%")
-      i = i + #range - 1
-    elseif c == "*" or c == "?" then
-      out[#out + 1] = c == "*" and ".*" or "."
-    else
-      i = c == "\\" and i < #glob and i + 1 or i
-      out[#out + 1] = glob:sub(i, i):gsub("%W", "%%%0")
-    end
-    i = i + 1
+-- What a place of a Redis pattern (`?`, `[a-c]`, `[^a]`, `\x`) stands for, as a pattern of Lua for one byte; and
+-- the next place.
+local function element(glob, at)
+  local c = glob:sub(at, at)
+  local any = c == "[" and glob:match("^%[(%^?[^%]]*)%]", at)
+  if any and any ~= "" then
+    return any == "^" and "." or "[" .. any:gsub("%%", "%%%%") .. "]", at + #any + 2
+  elseif c == "?" then
+    return ".", at + 1
   end
-  return table.concat(out) .. "$"
+  at = c == "\\" and at < #glob and at + 1 or at
+  return (glob:sub(at, at):gsub("%W", "%%%0")), at + 1
+end
+
+-- What stands between the stars of a Redis pattern: Lua's patterns, and how many bytes they are for.
+local function globToPieces(glob)
+  local pieces, at = { { pattern = "", length = 0 } }, 1
+  while at <= #glob do
+    local piece = pieces[#pieces]
+    if glob:byte(at) == 42 then
+      pieces[#pieces + 1] = { pattern = "", length = 0 }
+      at = at + 1
+    else
+      local pattern
+      pattern, at = element(glob, at)
+      piece.pattern, piece.length = piece.pattern .. pattern, piece.length + 1
+    end
+  end
+  return pieces
+end
+
+-- Each piece is taken where it comes first: nobody can give a pattern that takes long.
+local function matches(text, pieces)
+  local first, last = pieces[1], pieces[#pieces]
+  if #pieces == 1 then
+    return #text == first.length and text:find("^" .. first.pattern) ~= nil
+  end
+  local at, rest = first.length + 1, #text - last.length
+  if rest < first.length or not text:find("^" .. first.pattern) or not text:find("^" .. last.pattern, rest + 1) then
+    return false
+  end
+  for i = 2, #pieces - 1 do
+    local from = text:find(pieces[i].pattern, at)
+    if not from or from + pieces[i].length - 1 > rest then
+      return false
+    end
+    at = from + pieces[i].length
+  end
+  return true
 end
 
 -- --- the commands -----------------------------------------------------------------------------
@@ -403,9 +434,9 @@ end
 
 -- Looks at all of them at once: for debugging, as in Redis.
 function commands.KEYS(self, words)
-  local pattern, found, now = globToPattern(words[2]), {}, reactor.seconds()
+  local pieces, found, now = globToPieces(words[2]), {}, reactor.seconds()
   for key in pairs(self.db.values) do
-    if key:find(pattern) and (self.db.expires[key] or math.huge) > now then
+    if matches(key, pieces) and (self.db.expires[key] or math.huge) > now then
       found[#found + 1] = key
     end
   end
@@ -625,9 +656,9 @@ end
 -- --- publish and subscribe: who listens to what stands in the factory's state, too
 
 -- A channel, or a pattern of channels, that somebody listens to: `listeners` are connections.
-local function subscribe(self, kind, name, pattern)
+local function subscribe(self, kind, name, pieces)
   local all = self.factory.state[kind]
-  all[name] = all[name] or { listeners = {}, count = 0, pattern = pattern }
+  all[name] = all[name] or { listeners = {}, count = 0, pieces = pieces }
   local topic = all[name]
   if not topic.listeners[self] then
     topic.listeners[self] = true
@@ -693,7 +724,7 @@ end
 
 function commands.PSUBSCRIBE(self, words, count)
   for i = 2, count do
-    subscribe(self, "patterns", words[i], globToPattern(words[i]))
+    subscribe(self, "patterns", words[i], globToPieces(words[i]))
     confirm(self, "psubscribe", words[i])
   end
 end
@@ -719,7 +750,7 @@ function commands.PUBLISH(self, words)
     n = tell(state.channels[channel], { "message", channel, message })
   end
   for glob, topic in pairs(state.patterns) do
-    if channel:find(topic.pattern) then
+    if matches(channel, topic.pieces) then
       n = n + tell(topic, { "pmessage", glob, channel, message })
     end
   end
