@@ -168,11 +168,18 @@ static struct connection *as_connection(uv_handle_t *handle)
     return connection->magic == CONNECTION_MAGIC ? connection : NULL;
 }
 
+/* What a child writes as it ends is read to its end: it is not to die of a pipe nobody reads. */
+static bool ends_with_child(const struct connection *connection)
+{
+    return connection->ops == &terminal_ops ||
+           (connection->ops == &pipe_ops && !(connection->flags & C_EOF));
+}
+
 static void stop_one(uv_handle_t *handle, void *unused)
 {
     struct connection *connection = as_connection(handle);
     (void)unused;
-    if (connection)
+    if (connection && !ends_with_child(connection))
         connection_stop(connection);
 }
 

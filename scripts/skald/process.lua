@@ -28,6 +28,9 @@ local modes = { r = READ, w = WRITE }
 -- Those that live, by their handles.
 local children = {}
 
+-- Those that have ended, while somebody holds their pipes.
+local lasting = {}
+
 -- --- starting ---------------------------------------------------------------------------------
 
 local function strings(list)
@@ -156,7 +159,7 @@ local function conclude(self)
   if not self.reason or self.open > 0 or self.told then
     return
   end
-  self.told = true
+  self.told, lasting[self] = true, nil
   leave(self)
   guarded(nil, hear, self.protocol, "processEnded", self.reason)
 end
@@ -243,6 +246,22 @@ local function reasonOf(self, status, number)
   return reason.exited(status == 0 and not name and "done" or "lost", "peer", text, fields)
 end
 
+-- The host stops: what is in the pipes of one that has ended is read; who still holds them is not waited for long.
+local function hurry(self)
+  timers.own(STOPS_AFTER, function()
+    for _, pipe in pairs(self.pipes) do
+      pipe:loseConnection()
+    end
+  end)
+end
+
+local function last(self)
+  lasting[self] = next(self.pipes) and true
+  if process.stopping then
+    hurry(self)
+  end
+end
+
 --- It has ended; what it, or what it started, has written may still come.
 ---@private
 ---@param status integer
@@ -259,6 +278,7 @@ function Process:exited(status, number)
       pipe:loseConnection()
     end
   end
+  last(self)
   conclude(self)
 end
 
@@ -527,6 +547,9 @@ function process.stopAll()
       stop(child)
     end
   end
+  for ended in pairs(lasting) do
+    hurry(ended)
+  end
 end
 
 -- --- a process as the peer of a connection ------------------------------------------------------
@@ -551,6 +574,7 @@ function Complaints:dataReceived(data)
 end
 
 function Complaints:connectionLost()
+  self.peer.pipes[2], lasting[self.peer] = nil, nil
   if self.rest ~= "" then
     log.warning("%s: %s", self.name, self.rest)
   end
@@ -579,6 +603,7 @@ function Peer:exited(status, number)
   if self.deadline then
     self.deadline:cancel()
   end
+  last(self)
   if not self.quiet and (status ~= 0 or number ~= 0) then
     log.warning("%s: %s", self.name, reasonOf(self, status, number).message)
   end
@@ -604,7 +629,8 @@ function process.connect(inGroup, endpoint)
   local self = setmetatable({ handle = child.handle, pid = child.pid, name = name, connected = true }, Peer)
   self.connection = stream[1].handle
   children[child.handle] = self
-  join(errors.handle, setmetatable({ name = name, rest = "" }, Complaints), address.named("PROCESS", endpoint.path))
+  local complaints = setmetatable({ name = name, rest = "", peer = self }, Complaints)
+  self.pipes = { [2] = join(errors.handle, complaints, address.named("PROCESS", endpoint.path)) }
   return self
 end
 
