@@ -182,11 +182,15 @@ static bool host_open(struct host *host, int *status)
 /* Anything left here is a bug of the host: an orderly stop leaves nothing. */
 static void report_leftovers(const struct host *host, const struct loop_census *census, int handles)
 {
-    if (handles + census->connections + census->listeners + census->anchors + census->groups == 0)
+    if (handles + census->connections + census->listeners + census->anchors + census->groups +
+            census->children + census->files ==
+        0)
         return;
     log_write(&host->log, LOG_ERROR,
-              "leftover: %d handles, %u connections, %u listeners, %u anchors, %u groups", handles,
-              census->connections, census->listeners, census->anchors, census->groups);
+              "leftover: %d handles, %u connections, %u listeners, %u anchors, %u groups, "
+              "%u children, %u files",
+              handles, census->connections, census->listeners, census->anchors, census->groups,
+              census->children, census->files);
 }
 
 static void host_close(struct host *host)

@@ -7,8 +7,8 @@
 --   file=PATH         where the lines go (standard output); a reload opens it anew, for who rotates files
 --   least=SEVERITY    leaves out what is less urgent: emerg alert crit err warning notice info debug
 
+local fs = require "skald.fs"
 local protocol = require "skald.protocol"
-local service = require "skald.service"
 
 local options = ...
 
@@ -31,14 +31,12 @@ if options.least then
   end
 end
 
-local file = io.stdout
+local out = io.stdout
+out:setvbuf "line"
 if options.file then
-  file = assert(io.open(options.file, "a"))
-  service.onDispose(function()
-    file:close()
-  end)
+  assert(io.open(options.file, "a")):close() -- what cannot be written to is told of now
+  out = fs.appender(options.file)
 end
-file:setvbuf "line"
 
 -- --- what a message says ----------------------------------------------------------------------
 
@@ -129,7 +127,7 @@ local function write(message, from)
   local text = (found.data and found.data .. " " or "") .. found.text
   local urgency = facilities[found.facility] .. "." .. severities[found.severity]
   local line = table.concat({ os.date "!%Y-%m-%dT%H:%M:%SZ", found.host or from, who, urgency .. ":", text }, " ")
-  file:write(printable(line), "\n")
+  out:write(printable(line) .. "\n")
 end
 
 -- --- the carriers -----------------------------------------------------------------------------
