@@ -89,10 +89,7 @@ roster.need = definition.need
 ---@param factory Factory
 ---@return Factory
 function roster.successor(factory)
-  while successors[factory] do
-    factory = successors[factory]
-  end
-  return factory
+  return successors[factory] or factory
 end
 
 --- A factory goes on for another one, whose application it has: neither starts, neither stops.
@@ -101,6 +98,11 @@ end
 function roster.succeed(old, new)
   if old == new then
     return
+  end
+  for factory, follower in pairs(successors) do
+    if follower == old then
+      successors[factory] = new -- `old` may be collected
+    end
   end
   successors[new], successors[old] = nil, new
   up[new], owners[new] = (up[new] or 0) + (up[old] or 0), owners[new] or owners[old]
