@@ -128,7 +128,7 @@ describe("fs.readFile", function()
       "EINVAL: cannot read a?b: the path has a zero byte",
     }, (run [[
       say(try(fs.readFile(dir .. "/none")))
-      fs.readFile(dir .. "/none"):addErrback(function(f) say(tostring(f.value.path == dir .. "/none")) end)
+      await(fs.readFile(dir .. "/none"):addErrback(function(f) say(tostring(f.value.path == dir .. "/none")) end))
       say(try(fs.readFile(dir .. "/")))
       say(try(fs.readFile "a\0b"))
     ]]))
