@@ -168,8 +168,9 @@ end
 
 package.path = "tests/bench/?.lua;" .. package.path
 
-local proc = require "proc"
+local arguments = require "arguments"
 local report = require "report"
+local Run = require "rounds"
 
 local USAGE = [[
 usage: luajit tests/bench/async.lua [--quick] [--json FILE]
@@ -179,8 +180,6 @@ usage: luajit tests/bench/async.lua [--quick] [--json FILE]
 
 local SKALD, PYTHON = "build/skald", "/usr/bin/python3"
 local PEER = "tests/bench/peers/async_twisted.py"
-local LIMIT = 300 -- seconds for one process
-local STOLEN = 0.1 -- a round that the hypervisor took more of is disturbed
 
 -- How often, and how many operations of each kind. The timers' case has rounds of its own, at least
 -- so many operations of each kind, and numbers of pending timers.
@@ -204,32 +203,7 @@ local CASES = {
     { "skald", "skald", "timer" }, { "twisted", "twisted", "timer" } } },
 }
 
-local bench = { failures = {}, results = {}, bars = {}, rounds = 0, disturbed = 0 }
-
-local function usage(message)
-  io.stderr:write(message and ("async: %s\n"):format(message) or "", USAGE)
-  os.exit(message and 2 or 0)
-end
-
-local function parse(args)
-  local found, i = {}, 1
-  while i <= #args do
-    local option, value = args[i]:match "^(%-%-%a+)=?(.*)$"
-    if option == "--quick" then
-      found.quick = true
-    elseif option == "--json" then
-      if value == "" then
-        i = i + 1
-        value = args[i]
-      end
-      found.json = value or usage "--json needs a value"
-    else
-      usage(option ~= "--help" and ("unknown option '%s'"):format(args[i]) or nil)
-    end
-    i = i + 1
-  end
-  return found
-end
+local bench = Run.new "async"
 
 -- The command of a worker.
 local function command(worker, count, cases)
@@ -245,52 +219,14 @@ local function command(worker, count, cases)
   return words
 end
 
-local function failed(worker, why, process)
-  local text = ("%s: %s"):format(worker, why)
-  bench.failures[#bench.failures + 1] = text
-  io.stderr:write("async: ", text, "\n", process:complaint())
-end
-
--- Runs a worker once: the cost of each case, in ns, or nil.
-local function try(worker, count, cases)
-  local began, stolen = proc.now(), proc.stolen()
-  local process = proc.spawn(command(worker, count, cases), { cpu = bench.cpu, log = bench.log })
-  local figures, line = {}, process:line(LIMIT)
-  while line do
-    local case, cost = line:match "^([%w-]+): ([%d.]+)$"
-    if case then
-      figures[case] = tonumber(cost)
-    end
-    line = process:line(LIMIT)
+-- Rounds of workers in turn; each has a name, a count and cases.
+local function interleave(title, rounds, workers)
+  for _, worker in ipairs(workers) do
+    worker.command = command(worker.name, worker.count, worker.cases)
   end
-  local status = process:wait(10)
-  if status ~= 0 then
-    failed(worker, ("ended with status %s"):format(tostring(status)), process)
-    process:stop()
-    return nil
-  end
-  local share = (proc.stolen() - stolen) / (proc.now() - began) / bench.cpus
-  bench.rounds = bench.rounds + 1
-  bench.disturbed = bench.disturbed + (share > STOLEN and 1 or 0)
-  return figures
-end
-
--- Rounds of all workers in turn: worker -> round -> figures.
-local function interleave(rounds, plan)
-  local all = {}
-  for i = 1, rounds do
-    for _, one in ipairs(plan) do
-      if bench.terminal then
-        io.stderr:write(("\r\27[Kround %d of %d, %s"):format(i, rounds, one.worker))
-      end
-      all[one.worker] = all[one.worker] or {}
-      all[one.worker][i] = try(one.worker, one.count, one.cases)
-    end
-  end
-  if bench.terminal then
-    io.stderr:write "\r\27[K"
-  end
-  return all
+  return bench:inTurn(workers, title, rounds, function(worker)
+    return bench:work(worker)
+  end)
 end
 
 -- One row of a case: the summary of its costs, and of the ratios to another's, round by round.
@@ -313,10 +249,10 @@ end
 
 local function runPlain()
   local plan, rounds = bench.plan, bench.plan.rounds
-  local all = interleave(rounds, {
-    { worker = "skald", count = plan.own, cases = "fire await wake timer" },
-    { worker = "plain", count = plan.own, cases = "fire await wake" },
-    { worker = "twisted", count = plan.peer, cases = "fire await await-def wake wake-def timer" },
+  local all = interleave("workers", rounds, {
+    { name = "skald", count = plan.own, cases = "fire await wake timer" },
+    { name = "plain", count = plan.own, cases = "fire await wake" },
+    { name = "twisted", count = plan.peer, cases = "fire await await-def wake wake-def timer" },
   })
   for _, case in ipairs(CASES) do
     local name, title, rows = case[1], case[2], case[3]
@@ -367,9 +303,9 @@ local function runTimers()
   local title = ("pending: so many timers started, replaced at random, cancelled in random order, "
     .. "%d in a turn of the loop"):format(SLICE)
   local cases = table.concat(plan.sizes, " ")
-  local all = interleave(rounds, {
-    { worker = "skald", count = plan.timers, cases = cases },
-    { worker = "twisted", count = plan.timers, cases = cases },
+  local all = interleave("pending", rounds, {
+    { name = "skald", count = plan.timers, cases = cases },
+    { name = "twisted", count = plan.timers, cases = cases },
   })
   local first = "x " .. plan.sizes[1]
   local lines = { { "", "pending", "start ns", "cancel ns", "both ns", first, "replace ns", first } }
@@ -389,7 +325,7 @@ local function judge()
   local results = bench.results
   for _, case in ipairs { "fire", "await", "wake", "timer" } do
     local ratio = results[case].of.skald.to_twisted
-    bench.bars[#bench.bars + 1] = report.bar(case .. ": CPU, x twisted", ratio and ratio.median, "<", 1)
+    bench:addBar(case .. ": CPU, x twisted", ratio and ratio.median, "<", 1)
   end
   -- What grows with the logarithm at most doubles from each size to the next, caches included; what
   -- grows with the number takes ten times as long.
@@ -397,62 +333,26 @@ local function judge()
   local first, last = sizes[1], sizes[#sizes]
   for _, operation in ipairs { "both", "replace" } do
     local growth = results.pending.of.skald[operation .. "-" .. last].growth
-    bench.bars[#bench.bars + 1] = report.bar(("%s: CPU with %d pending, x that with %d")
-      :format(operation, last, first), growth and growth.median, "<=", 2 ^ (#sizes - 1))
+    bench:addBar(("%s: CPU with %d pending, x that with %d"):format(operation, last, first),
+      growth and growth.median, "<=", 2 ^ (#sizes - 1))
   end
-  print "\nthe bars"
-  report.bars(bench.bars)
-  if bench.disturbed > 0 then
-    print(("\n%d of %d rounds are disturbed: the hypervisor took more than %g %% of the CPU time")
-      :format(bench.disturbed, bench.rounds, STOLEN * 100))
-  end
-end
-
-local function header(quick)
-  local cpus = proc.cpus()
-  bench.cpus = #cpus
-  if #cpus >= 2 then
-    bench.cpu = cpus[1]
-    proc.pin(cpus[2])
-  end
-  print(("skald bench of Deferreds, coroutines and timers, %s: %d CPUs"):format(quick and "quick" or "full", #cpus))
-  print(("%d rounds, each of processes of their own, in turn; CPU time of one, medians (min-max)")
-    :format(bench.plan.rounds))
-  print "x twisted: round by round"
-end
-
-local function writeJson(path)
-  local file = assert(io.open(path, "w"))
-  file:write(report.json {
-    plan = bench.plan, cases = bench.results, bars = bench.bars, rounds = bench.rounds,
-    disturbed = bench.disturbed, failures = bench.failures,
-  }, "\n")
-  file:close()
+  bench:printBars "the bars"
 end
 
 local function main(args)
-  local began, given = proc.now(), parse(args)
+  local given = arguments.parse("async", USAGE, args, { quick = "flag", json = "value" })
   bench.plan = given.quick and QUICK or FULL
-  bench.terminal = os.execute "test -t 2" == 0
-  local folder = proc.tempFolder()
-  bench.log = folder .. "/worker.log"
-  proc.setenv("XDG_RUNTIME_DIR", folder)
-  header(given.quick)
-  local ok, message = xpcall(function()
+  local pinned = bench:pin()
+  print(("skald bench of Deferreds, coroutines and timers, %s: %d CPUs, Linux %s; %s"):format(
+    given.quick and "quick" or "full", bench.machine.cpus, bench.machine.kernel, pinned))
+  print(("%d rounds, each of processes of their own, in turn; CPU time of one, medians (min-max)")
+    :format(bench.plan.rounds))
+  print "x twisted: round by round"
+  bench:main(function()
     runPlain()
     runTimers()
     judge()
-  end, debug.traceback)
-  os.execute("rm -rf -- '" .. folder .. "'")
-  if not ok then
-    bench.failures[#bench.failures + 1] = message
-    io.stderr:write("async: ", message, "\n")
-  end
-  if given.json then
-    writeJson(given.json)
-  end
-  print(("\n%d failures, %.0f s"):format(#bench.failures, proc.now() - began))
-  os.exit(#bench.failures == 0 and 0 or 1)
+  end, given.json, { quick = given.quick or false })
 end
 
 main(arg)

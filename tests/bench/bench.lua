@@ -2,6 +2,7 @@
 -- Run from the root of the project: luajit tests/bench/bench.lua --help
 package.path = "tests/bench/?.lua;" .. package.path
 
+local arguments = require "arguments"
 local proc = require "proc"
 local report = require "report"
 local Run = require "rounds"
@@ -46,58 +47,6 @@ local QUICK = { rounds = 3, peerRounds = 1, seconds = 0.6, warm = 0.2, starts = 
   idlePeers = 0, repeats = 3 }
 
 local bench = Run.new "bench"
-
-local function split(text)
-  local set = {}
-  for word in text:gmatch("[^,]+") do
-    set[word] = true
-  end
-  return set
-end
-
-local function usage(message)
-  if message then
-    io.stderr:write("bench: ", message, "\n")
-  end
-  io.stderr:write(USAGE:format(table.concat(CASES, ", "), table.concat(servers.names(), ", ")))
-  os.exit(message and 2 or 0)
-end
-
--- A set of words, each of which must be known.
-local function knownWords(option, text, known)
-  local set, allowed = split(text or ""), split(table.concat(known, ","))
-  if not next(set) then
-    usage(option .. " needs a value")
-  end
-  for word in pairs(set) do
-    if not allowed[word] then
-      usage(("%s: unknown '%s'"):format(option, word))
-    end
-  end
-  return set
-end
-
-local function parse(args)
-  local options, i = {}, 1
-  while i <= #args do
-    local option, value = args[i]:match("^(%-%-%a+)=?(.*)$")
-    if option == "--quick" then
-      options.quick = true
-    elseif option == "--json" or option == "--only" or option == "--server" then
-      if value == "" then
-        i = i + 1
-        value = args[i]
-      end
-      options[option:sub(3)] = value or usage(option .. " needs a value")
-    else
-      usage(option ~= "--help" and ("unknown option '%s'"):format(args[i]) or nil)
-    end
-    i = i + 1
-  end
-  options.only = options.only and knownWords("--only", options.only, CASES)
-  options.server = options.server and knownWords("--server", options.server, servers.names())
-  return options
-end
 
 function bench.roundsOf(server)
   local own = server.name == "skald" or server.name == "luv" or server.name:find("^floor")
@@ -435,7 +384,9 @@ local function runAll()
 end
 
 local function main(args)
-  bench.options = parse(args)
+  local known = { quick = "flag", json = "value", only = CASES, server = servers.names() }
+  local usage = USAGE:format(table.concat(CASES, ", "), table.concat(known.server, ", "))
+  bench.options = arguments.parse("bench", usage, args, known)
   bench.plan = bench.options.quick and QUICK or FULL
   bench.descriptors = proc.raiseDescriptors()
   bench.echoes, bench.left = servers.echoes(bench.options.server)

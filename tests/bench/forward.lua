@@ -2,6 +2,7 @@
 -- Run from the root of the project: luajit tests/bench/forward.lua --help
 package.path = "tests/bench/?.lua;" .. package.path
 
+local arguments = require "arguments"
 local proc = require "proc"
 local report = require "report"
 local Run = require "rounds"
@@ -11,8 +12,8 @@ local USAGE = [[
 usage: luajit tests/bench/forward.lua [--quick] [--json FILE] [--only CASE,...] [--server NAME,...]
   --quick    fewer and shorter rounds: about a minute instead of about six
   --json     write every figure there
-  --only     of: bulk1, bulk8, both8, ping50
-  --server   of: skald, forward, socat, socat-64k, haproxy, haproxy-splice
+  --only     of: %s
+  --server   of: %s
 ]]
 
 local FULL = { rounds = 13, peerRounds = 7, seconds = 0.8, warm = 0.2, repeats = 10 }
@@ -143,39 +144,6 @@ local function judge()
   bench:printBars "the bars of forwarding"
 end
 
-local function usage(message)
-  io.stderr:write(message and ("forward: %s\n"):format(message) or "", USAGE)
-  os.exit(message and 2 or 0)
-end
-
-local function set(words)
-  local found = {}
-  for word in words:gmatch "[^,]+" do
-    found[word] = true
-  end
-  return found
-end
-
-local function parse(args)
-  local found, i = {}, 1
-  while i <= #args do
-    local option, value = args[i]:match "^%-%-(%a+)=?(.*)$"
-    if option == "quick" then
-      found.quick = true
-    elseif option == "json" or option == "only" or option == "server" then
-      if value == "" then
-        i = i + 1
-        value = args[i]
-      end
-      found[option] = value or usage("--" .. option .. " needs a value")
-    else
-      usage(option ~= "help" and ("unknown option '%s'"):format(args[i]) or nil)
-    end
-    i = i + 1
-  end
-  return found
-end
-
 local function header(options, left)
   local pinned = bench:pin()
   print(("skald bench of forwarding, %s: %d CPUs, Linux %s"):format(options.quick and "quick" or "full",
@@ -190,15 +158,19 @@ local function header(options, left)
 end
 
 local function main(args)
-  local options = parse(args)
-  local only = options.only and set(options.only)
+  local known = { quick = "flag", json = "value", only = {}, server = servers.forwarderNames() }
+  for i, case in ipairs(CASES) do
+    known.only[i] = case[1]
+  end
+  local usage = USAGE:format(table.concat(known.only, ", "), table.concat(known.server, ", "))
+  local options = arguments.parse("forward", usage, args, known)
   bench.plan = options.quick and QUICK or FULL
   proc.raiseDescriptors()
-  local list, left = servers.forwarders(options.server and set(options.server))
+  local list, left = servers.forwarders(options.server)
   header(options, left)
   bench:main(function()
     for _, case in ipairs(CASES) do
-      if not only or only[case[1]] then
+      if not options.only or options.only[case[1]] then
         conclude(case, list, scaled(bench:interleave(list, case[1], case[3], case[4]), case[6]))
       end
     end

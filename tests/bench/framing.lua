@@ -3,8 +3,10 @@
 
 package.path = "tests/bench/?.lua;" .. package.path
 
-local proc = require "proc"
+local arguments = require "arguments"
 local report = require "report"
+local Run = require "rounds"
+local servers = require "servers"
 
 local USAGE = [[
 usage: luajit tests/bench/framing.lua [--quick] [--json FILE]
@@ -12,10 +14,8 @@ usage: luajit tests/bench/framing.lua [--quick] [--json FILE]
   --json     write every figure there
 ]]
 
-local SKALD, PYTHON, LOAD = "build/skald", "/usr/bin/python3", "build/bench/load"
+local PYTHON = "/usr/bin/python3"
 local PEERS = "tests/bench/peers/"
-local LIMIT = 120 -- seconds for one process
-local STOLEN = 0.1 -- a round that the hypervisor took more of is disturbed
 
 -- Rounds, of Twisted too; seconds counted and before; messages of one case without a socket.
 local FULL = { rounds = 15, seconds = 1, warm = 0.3, own = 3000000, peer = 60000 }
@@ -31,9 +31,9 @@ local CASES = {
 }
 
 local SERVERS = {
-  { "skald", { SKALD, "run", PEERS .. "lines_skald.lua" } },
-  { "C", { "build/bench/lines" } },
-  { "twisted", { PYTHON, PEERS .. "lines_twisted.py" } },
+  { name = "skald", command = { servers.skald, "run", PEERS .. "lines_skald.lua" } },
+  { name = "C", command = { "build/bench/lines" } },
+  { name = "twisted", command = { PYTHON, PEERS .. "lines_twisted.py" } },
 }
 
 -- What is fed without a socket. The workers do all their cases in one process, as a host has many services.
@@ -44,128 +44,45 @@ local UNBARRED = { ["lineonly-64"] = true } -- 8 is asked of it for the shortest
 local BYTES = { "bytes-8192", "bytes-16384", "bytes-32768" }
 local OWN = table.concat(MESSAGES, " ") .. " varint-64 " .. table.concat(BYTES, " ")
 
-local bench = { failures = {}, results = {}, bars = {}, rounds = 0, disturbed = 0 }
-
-local function usage(message)
-  io.stderr:write(message and ("framing: %s\n"):format(message) or "", USAGE)
-  os.exit(message and 2 or 0)
-end
-
-local function parse(args)
-  local found, i = {}, 1
-  while i <= #args do
-    local option, value = args[i]:match "^(%-%-%a+)=?(.*)$"
-    if option == "--quick" then
-      found.quick = true
-    elseif option == "--json" then
-      if value == "" then
-        i = i + 1
-        value = args[i]
-      end
-      found.json = value or usage "--json needs a value"
-    else
-      usage(option ~= "--help" and ("unknown option '%s'"):format(args[i]) or nil)
-    end
-    i = i + 1
-  end
-  return found
-end
-
-local function failed(who, why, process)
-  local text = ("%s: %s"):format(who, why)
-  bench.failures[#bench.failures + 1] = text
-  io.stderr:write("framing: ", text, "\n", process and process:complaint() or "")
-end
-
--- Does `f`, and counts the round; one that the hypervisor took much of is disturbed.
-local function counted(f)
-  local began, stolen = proc.now(), proc.stolen()
-  local result = f()
-  local share = (proc.stolen() - stolen) / (proc.now() - began) / bench.cpus
-  bench.rounds = bench.rounds + 1
-  bench.disturbed = bench.disturbed + (share > STOLEN and 1 or 0)
-  return result
-end
-
--- Rounds of all in turn: name -> round -> what `try` gives for it.
-local function interleave(title, list, try)
-  local all = {}
-  for i = 1, bench.plan.rounds do
-    for _, one in ipairs(list) do
-      if bench.terminal then
-        io.stderr:write(("\r\27[K%s: round %d of %d, %s"):format(title, i, bench.plan.rounds, one[1]))
-      end
-      all[one[1]] = all[one[1]] or {}
-      all[one[1]][i] = counted(function()
-        return try(one)
-      end)
-    end
-  end
-  if bench.terminal then
-    io.stderr:write "\r\27[K"
-  end
-  return all
-end
+local bench = Run.new "framing"
 
 local function addBar(text, ratio, relation, limit)
-  bench.bars[#bench.bars + 1] = report.bar(text, ratio and ratio.median, relation, limit)
+  bench:addBar(text, ratio and ratio.median, relation, limit)
 end
 
 -- --- over sockets ------------------------------------------------------------------------------
 
--- What the load generator says of a running server; nil when that is nothing.
-local function load(server, process, port, case)
-  local plan, words = bench.plan, { LOAD, case.mode }
-  for _, word in ipairs { port, case.connections, SIZE, LINES, plan.seconds, plan.warm, process.pid } do
-    words[#words + 1] = tostring(word)
-  end
-  local generator = proc.spawn(words, { cpu = bench.loadCpu, log = bench.folder .. "/load.log" })
-  local line = generator:line(LIMIT)
-  if line == "warm" then
-    line = generator:line(LIMIT)
-  end
-  local status, figures = generator:wait(LIMIT), {}
-  for key, value in (line or ""):gmatch '"([%w_]+)":([%d.]+)' do
-    figures[key] = tonumber(value)
-  end
-  if status ~= 0 then
-    failed(server, ("the load generator ended with status %s"):format(tostring(status)), generator)
-    generator:stop()
+-- The CPU time of one line, in ns, of a server started for it.
+local function costOfLine(server, case)
+  local process, port = bench:start(server)
+  if not process then
     return nil
   end
-  return figures
-end
-
--- The CPU time of one line, in ns, of a server started for it.
-local function costOfLine(name, command, case)
-  local process = proc.spawn(command, { cpu = bench.cpu, log = bench.folder .. "/server.log" })
-  local line = process:line(15)
-  local port = line and line:match "^listening tcp:127%.0%.0%.1:(%d+)"
-  local figures = port and load(name, process, port, case)
-  if not port then
-    failed(name, "did not start to listen", process)
-  end
-  process:stop()
-  return figures and { cost = figures.cpu_us / figures.messages * 1000 }
+  local plan = bench.plan
+  local figures = bench:figures(server, bench:spawnLoad(case.mode, {
+    port, case.connections, SIZE, LINES, plan.seconds, plan.warm, process.pid,
+  }))
+  bench:stop(server, process)
+  return figures and figures.messages > 0 and { cost = figures.cpu_us / figures.messages * 1000 } or nil
 end
 
 local function runSockets(case)
   local rounds, name = bench.plan.rounds, ("%s, %d"):format(case.mode, case.connections)
   local title = ("lines of %d bytes, %s, sent back: %d at once on each of %d"):format(SIZE, case.text, LINES,
     case.connections)
-  local all = interleave(name, SERVERS, function(server)
-    return costOfLine(server[1], server[2], case)
+  local all = bench:inTurn(SERVERS, name, rounds, function(server)
+    return costOfLine(server, case)
   end)
   local rows, kept = { { "", "CPU ns/line", "x C", "x twisted" } }, {}
   for _, server in ipairs(SERVERS) do
-    local mine = all[server[1]]
+    local mine = all[server.name]
     local result = {
       cpu_ns = report.field(mine, "cost", rounds),
       to_c = report.ratios(mine, all.C, "cost", rounds),
       to_twisted = report.ratios(mine, all.twisted, "cost", rounds),
     }
-    kept[server[1]] = result
-    local row = { server[1] }
+    kept[server.name] = result
+    local row = { server.name }
     for _, field in ipairs { "cpu_ns", "to_c", "to_twisted" } do
       row[#row + 1] = report.spread(result[field])
     end
@@ -195,30 +112,11 @@ local function workers()
     twisted[#twisted + 1] = case
   end
   return {
-    { "skald", { SKALD, "run", PEERS .. "framing_skald.lua", "count=" .. plan.own, "cases=" .. OWN } },
-    { "plain luajit", plain },
-    { "twisted", twisted },
+    { name = "skald", command = { servers.skald, "run", PEERS .. "framing_skald.lua", "count=" .. plan.own,
+      "cases=" .. OWN } },
+    { name = "plain luajit", command = plain },
+    { name = "twisted", command = twisted },
   }
-end
-
--- Runs a worker once: the cost of each case, in ns, or nil.
-local function work(worker)
-  local process = proc.spawn(worker[2], { cpu = bench.cpu, log = bench.folder .. "/worker.log" })
-  local figures, line = {}, process:line(LIMIT)
-  while line do
-    local case, cost = line:match "^([%w-]+): ([%d.]+)$"
-    if case then
-      figures[case] = tonumber(cost)
-    end
-    line = process:line(LIMIT)
-  end
-  local status = process:wait(10)
-  if status ~= 0 then
-    failed(worker[1], ("ended with status %s"):format(tostring(status)), process)
-    process:stop()
-    return nil
-  end
-  return figures
 end
 
 -- One case of one worker as rounds of `cost`.
@@ -277,64 +175,27 @@ end
 
 -- --- all -------------------------------------------------------------------------------------------
 
-local function header(quick)
-  local cpus = proc.cpus()
-  bench.cpus = #cpus
-  if #cpus >= 2 then
-    bench.cpu, bench.loadCpu = cpus[1], cpus[2]
-    proc.pin(cpus[2])
-  end
-  print(("skald bench of framing, %s: %d CPUs"):format(quick and "quick" or "full", #cpus))
-  print(("%d rounds, each of processes of their own, in turn; CPU time, medians (min-max); ratios round by round")
-    :format(bench.plan.rounds))
-end
-
-local function conclude()
-  print "\nthe bars"
-  report.bars(bench.bars)
-  if bench.disturbed > 0 then
-    print(("\n%d of %d rounds are disturbed: the hypervisor took more than %g %% of the CPU time")
-      :format(bench.disturbed, bench.rounds, STOLEN * 100))
-  end
-end
-
-local function writeJson(path)
-  local file = assert(io.open(path, "w"))
-  file:write(report.json {
-    plan = bench.plan, cases = bench.results, bars = bench.bars, rounds = bench.rounds,
-    disturbed = bench.disturbed, failures = bench.failures,
-  }, "\n")
-  file:close()
-end
-
 local function measure()
   for _, case in ipairs(CASES) do
     runSockets(case)
   end
-  local all = interleave("receivers", workers(), work)
+  local all = bench:inTurn(workers(), "receivers", bench.plan.rounds, function(worker)
+    return bench:work(worker)
+  end)
   tellMessages(all)
   tellBytes(all)
-  conclude()
+  bench:printBars "the bars"
 end
 
 local function main(args)
-  local began, given = proc.now(), parse(args)
-  bench.plan = given.quick and QUICK or FULL
-  bench.terminal = os.execute "test -t 2" == 0
-  bench.folder = proc.tempFolder()
-  proc.setenv("XDG_RUNTIME_DIR", bench.folder)
-  header(given.quick)
-  local ok, message = xpcall(measure, debug.traceback)
-  os.execute("rm -rf -- '" .. bench.folder .. "'")
-  if not ok then
-    bench.failures[#bench.failures + 1] = message
-    io.stderr:write("framing: ", message, "\n")
-  end
-  if given.json then
-    writeJson(given.json)
-  end
-  print(("\n%d failures, %.0f s"):format(#bench.failures, proc.now() - began))
-  os.exit(#bench.failures == 0 and 0 or 1)
+  local options = arguments.parse("framing", USAGE, args, { quick = "flag", json = "value" })
+  bench.plan = options.quick and QUICK or FULL
+  local pinned = bench:pin()
+  print(("skald bench of framing, %s: %d CPUs, Linux %s; %s"):format(options.quick and "quick" or "full",
+    bench.machine.cpus, bench.machine.kernel, pinned))
+  print(("%d rounds, each of processes of their own, in turn; CPU time, medians (min-max); ratios round by round")
+    :format(bench.plan.rounds))
+  bench:main(measure, options.json, { quick = options.quick or false })
 end
 
 main(arg)

@@ -5,12 +5,13 @@ local servers = require "servers"
 
 local STOLEN = 0.1 -- a round that the hypervisor took more of is disturbed
 local READY = 15 -- seconds that a server has for its start
+local WORK = 300 -- seconds that a worker has for one case
 
---- A run of a benchmark. Its owner sets `folder`, `plan` (rounds, seconds, warm, repeats), the CPUs and `roundsOf`.
+--- A run of a benchmark. Its owner sets `folder`, `plan` (rounds, seconds, warm, repeats), the CPUs and `roundsOf`:
+--- without that all servers have all rounds of the plan.
 local Run = {}
 Run.__index = Run
 
---- Without `roundsOf` all servers have all rounds of the plan.
 function Run.new(name)
   return setmetatable({ name = name, failures = {}, bars = {}, results = {}, started = 0, rounds = 0, disturbed = 0,
     terminal = os.execute "test -t 2" == 0 }, Run)
@@ -122,15 +123,26 @@ function Run:figures(server, process)
   return figures
 end
 
--- One try of one server. Adds cost (CPU us), rate (a second) and the share of CPU time that the hypervisor gave to
--- others meanwhile.
-local function try(run, server, measure, counted)
+-- What `f` gives, and the share of CPU time that the hypervisor gave to others meanwhile.
+local function watched(run, f, ...)
   local began, stolen = proc.now(), proc.stolen()
-  local figures = measure(server)
+  local result = f(...)
+  return result, (proc.stolen() - stolen) / (proc.now() - began) / run.machine.cpus
+end
+
+-- Counts a round.
+local function count(run, stolen)
+  run.rounds = run.rounds + 1
+  run.disturbed = run.disturbed + (stolen > STOLEN and 1 or 0)
+end
+
+-- One try of one server. Adds cost (CPU us), rate (a second) and the stolen share.
+local function try(run, server, measure, counted)
+  local figures, stolen = watched(run, measure, server)
   if not figures then
     return nil
   end
-  figures.stolen = (proc.stolen() - stolen) / (proc.now() - began) / run.machine.cpus
+  figures.stolen = stolen
   if figures[counted] > 0 then
     figures.cost = figures.cpu_us / figures[counted]
     figures.rate = figures[counted] / figures.seconds
@@ -154,8 +166,7 @@ local function round(run, server, measure, counted)
     end
     run.repeats = run.repeats - 1
   end
-  run.rounds = run.rounds + 1
-  run.disturbed = run.disturbed + (best.stolen > STOLEN and 1 or 0)
+  count(run, best.stolen)
   if not best.cost and best.stolen <= STOLEN then
     run:failed(server.name, "nothing came back within the window")
   end
@@ -172,7 +183,7 @@ function Run:interleave(list, title, measure, counted)
   end
   for i = 1, self.plan.rounds do
     for _, server in ipairs(list) do
-      if i <= self.roundsOf(server) then
+      if i <= (self.roundsOf and self.roundsOf(server) or self.plan.rounds) then
         self:progress(("%s: round %d of %d, %s"):format(title, i, self.plan.rounds, server.name))
         all[server.name][i] = round(self, server, measure, counted)
       end
@@ -180,6 +191,44 @@ function Run:interleave(list, title, measure, counted)
   end
   self:progress ""
   return all
+end
+
+--- The same of workers, which are started for a round and end with it: name -> round -> what `work(worker)` gives.
+function Run:inTurn(list, title, rounds, work)
+  local all = {}
+  for _, worker in ipairs(list) do
+    all[worker.name] = {}
+  end
+  for i = 1, rounds do
+    for _, worker in ipairs(list) do
+      self:progress(("%s: round %d of %d, %s"):format(title, i, rounds, worker.name))
+      local figures, stolen = watched(self, work, worker)
+      all[worker.name][i] = figures
+      count(self, stolen)
+    end
+  end
+  self:progress ""
+  return all
+end
+
+--- Runs a worker, which prints `case: nanoseconds` lines, to its end: case -> nanoseconds, or nil.
+function Run:work(worker)
+  local process = proc.spawn(worker.command, { cpu = self.serverCpu, log = self.folder .. "/worker.log" })
+  local figures, line = {}, process:line(WORK)
+  while line do
+    local case, cost = line:match "^([%w-]+): ([%d.]+)$"
+    if case then
+      figures[case] = tonumber(cost)
+    end
+    line = process:line(WORK)
+  end
+  local status = process:wait(10)
+  if status ~= 0 then
+    self:failed(worker.name, ("ended with status %s"):format(tostring(status)), process)
+    process:stop()
+    return nil
+  end
+  return figures
 end
 
 --- The ratios of one figure of two servers, round by round.

@@ -156,13 +156,22 @@ function M.datagrams(wanted)
   return here
 end
 
---- The names that --server knows.
-function M.names()
+local function namesOf(rows)
   local names = {}
-  for _, row in ipairs(echoes) do
-    names[#names + 1] = row[1]
+  for i, row in ipairs(rows) do
+    names[i] = row[1]
   end
   return names
+end
+
+--- The names of all echo servers.
+function M.names()
+  return namesOf(echoes)
+end
+
+--- The names of all forwarders.
+function M.forwarderNames()
+  return namesOf(forwarders)
 end
 
 return M

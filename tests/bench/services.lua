@@ -3,6 +3,7 @@
 -- Run from the root of the project: luajit tests/bench/services.lua --help
 package.path = "tests/bench/?.lua;" .. package.path
 
+local arguments = require "arguments"
 local proc = require "proc"
 local report = require "report"
 local Run = require "rounds"
@@ -20,10 +21,6 @@ local QUICK = { rounds = 3, seconds = 0.6, warm = 0.3, repeats = 2, requests = 2
 local DNS = "build/bench/dns"
 
 local bench = Run.new "services"
-
-function bench.roundsOf()
-  return bench.plan.rounds
-end
 
 -- --- keyvalue: servers that live as long as the case does ---------------------------------------
 
@@ -156,15 +153,7 @@ local function run(case)
 end
 
 local function main(args)
-  local options = {}
-  for i, word in ipairs(args) do
-    options.quick = options.quick or word == "--quick"
-    options.json = options.json or word == "--json" and args[i + 1] or word:match "^%-%-json=(.+)"
-    if word == "--help" then
-      io.write(USAGE)
-      return
-    end
-  end
+  local options = arguments.parse("services", USAGE, args, { quick = "flag", json = "value" })
   bench.plan = options.quick and QUICK or FULL
   local pinned = bench:pin()
   print(("skald bench of services: %d CPUs, Linux %s; %s"):format(bench.machine.cpus, bench.machine.kernel, pinned))
