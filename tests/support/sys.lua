@@ -153,6 +153,7 @@ end
 --- Serves polls until `done()` gives something true and returns it; at the deadline raises what `complaint()` says.
 function sys.await(done, complaint, seconds, list)
   local limit = sys.now() + (seconds or sys.deadline)
+  local pause = 0.002 -- not all that is waited for has a descriptor
   while true do
     local value = done()
     if value then
@@ -162,7 +163,8 @@ function sys.await(done, complaint, seconds, list)
     if left <= 0 then
       error(complaint(), 0)
     end
-    sys.poll(list or {}, math.min(left, 0.25))
+    sys.poll(list or {}, math.min(left, pause))
+    pause = math.min(pause * 2, 0.25)
   end
 end
 
