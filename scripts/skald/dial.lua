@@ -10,10 +10,11 @@ local ffi = require "ffi"
 local C, pointer = core.C, core.pointer
 local dials = dispatch.dials
 
-local dial = {}
+local dial = {
+  NEXT_AFTER = 0.25, -- seconds before the next address is tried beside the one before
+  IPV6_FIRST = 0.05, -- seconds that IPv4 waits for IPv6's answer
+}
 
-local NEXT_AFTER = 0.25 -- seconds before the next address is tried beside the one before
-local IPV6_FIRST = 0.05 -- seconds that IPv4 waits for IPv6's answer
 local QUEUE_FULL = 0.02 -- seconds before a Unix socket with a full queue is asked again
 
 ---@class Attempt
@@ -149,7 +150,7 @@ local function tryNext(self)
   for address in takeAddress, self do
     local errno = dialAddress(self, address)
     if errno == 0 then
-      self.next = timers.own(NEXT_AFTER, tryNext, self)
+      self.next = timers.own(dial.NEXT_AFTER, tryNext, self)
       return
     elseif errno == core.errors.ECANCELED then
       return failWith(self, errno)
@@ -182,7 +183,7 @@ local function onFamily(self, family, hosts, problem, code, last)
   elseif last or hosts and family == "TCP6" then
     begin(self)
   elseif hosts then
-    self.next = timers.own(IPV6_FIRST, begin, self)
+    self.next = timers.own(dial.IPV6_FIRST, begin, self)
   end
 end
 
