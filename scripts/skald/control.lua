@@ -9,10 +9,11 @@ local protocol = require "skald.protocol"
 local roster = require "skald.roster"
 
 local C, pointer = core.C, core.pointer
-local control = {}
+local control = {
+  PATIENCE = 10, -- seconds for a request to come
+}
 
 local MOST = 65536 -- bytes of a request
-local PATIENCE = 10 -- seconds for one to come
 local MOST_AT_ONCE = 256
 
 --- Where the socket lies, and the folder that must be ours alone, if any.
@@ -268,7 +269,6 @@ local Server = protocol.Factory {
   name = "control",
   protocol = Control,
   maxConnections = MOST_AT_ONCE,
-  idleTimeout = PATIENCE,
 }
 
 local function bind(path, folder)
@@ -279,6 +279,7 @@ local function bind(path, folder)
     end
   end
   local server = Server:new()
+  server.idleTimeout = control.PATIENCE
   local group, message = roster.groupOf(server)
   if not group then
     return nil, message
