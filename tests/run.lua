@@ -12,6 +12,7 @@ local process = require "support.process"
 local sys = process.sys
 
 local LONG = os.getenv "SKALD_LONG" == "1"
+local WIDTH = 2 -- files at a time
 local FILE_LIMIT = LONG and 1800 or 150 -- seconds for one file
 local LUA_PATH = "scripts/?.lua;tests/?.lua;tests/support/?.lua;;"
 
@@ -57,7 +58,7 @@ function suites.unit()
     job.command = bustedCommand(job.file, {})
     job.marked = true
   end
-  return jobs, 2
+  return jobs
 end
 
 local sanitizers = {
@@ -71,7 +72,7 @@ function suites.host()
     local command = { file, env = sanitizers, input = "/dev/null" }
     jobs[#jobs + 1] = { name = file:match "[^/]+$", file = file, command = command }
   end
-  return jobs, 2
+  return jobs
 end
 
 local function systemSuite(binary, env)
@@ -84,7 +85,7 @@ local function systemSuite(binary, env)
     job.command = bustedCommand(job.file, own)
     job.marked = true
   end
-  return jobs, 2
+  return jobs
 end
 
 function suites.system()
@@ -103,14 +104,14 @@ end
 function suites.jit()
   local jobs = {}
   for _, mode in ipairs { "off", "hotloop=1,hotexit=1" } do
-    for _, job in ipairs((systemSuite("build/skald", { SKALD_JIT = mode }))) do
+    for _, job in ipairs(systemSuite("build/skald", { SKALD_JIT = mode })) do
       if job.name:find "^reload_" or job.name:find "^soak_" then
         job.name = ("%s %s"):format(job.name, mode:match "%w+")
         jobs[#jobs + 1] = job
       end
     end
   end
-  return jobs, 2
+  return jobs
 end
 
 -- Ends a process that took too long, with everything it started.
@@ -160,33 +161,34 @@ local function judge(job, late)
   return good, bad, texts
 end
 
-local function finish(suite, job, late)
+local function finish(job, late)
   local good, bad, texts = judge(job, late)
   passed, failed = passed + good, failed + bad
-  say("%-7s %-28s %4d passed %4d failed  %6.1f s", suite, job.name, good, bad, sys.now() - job.started)
+  say("%-7s %-28s %4d passed %4d failed  %6.1f s", job.suite, job.name, good, bad, sys.now() - job.started)
   if bad > 0 then
     say("%s", table.concat(texts, "\n"))
   end
 end
 
 -- True once the job is over and accounted for.
-local function over(suite, job)
+local function over(job)
   if job.process:reap() ~= nil then
-    finish(suite, job, false)
+    finish(job, false)
     return true
   elseif sys.now() - job.started > FILE_LIMIT then
     endTree(job.process.pid)
     job.process:wait()
-    finish(suite, job, true)
+    finish(job, true)
     return true
   end
   return false
 end
 
-local function runAll(suite, jobs, width)
+-- WIDTH at a time; a suite begins while the last file of the one before still runs.
+local function runAll(jobs)
   local nextJob, live = 1, {}
   while nextJob <= #jobs or #live > 0 do
-    while #live < width and nextJob <= #jobs do
+    while #live < WIDTH and nextJob <= #jobs do
       local job = jobs[nextJob]
       nextJob = nextJob + 1
       job.started = sys.now()
@@ -195,27 +197,26 @@ local function runAll(suite, jobs, width)
     end
     sys.poll({}, 0.02)
     for i = #live, 1, -1 do
-      if over(suite, live[i]) then
+      if over(live[i]) then
         table.remove(live, i)
       end
     end
   end
 end
 
-local function runSuite(name, pattern)
-  local jobs, width = suites[name]()
-  local chosen = {}
-  for _, job in ipairs(jobs) do
+-- Adds the jobs of a suite to a list.
+local function choose(jobs, name, pattern)
+  local before = #jobs
+  for _, job in ipairs(suites[name]()) do
     if not pattern or job.name:find(pattern) then
-      chosen[#chosen + 1] = job
+      job.suite = name
+      jobs[#jobs + 1] = job
     end
   end
-  if #chosen == 0 then
+  if #jobs == before then
     failed = failed + 1
     say("%-7s not ok - there are no tests%s", name, pattern and (" that match " .. pattern) or "")
-    return
   end
-  runAll(name, chosen, width)
 end
 
 local order = { "unit", "host", "system", "jit", "asan" }
@@ -225,12 +226,13 @@ local function main(part, pattern)
     io.stderr:write("usage: luajit tests/run.lua [unit|host|system|asan] [PATTERN]\n")
     return 2
   end
-  local started = sys.now()
+  local started, jobs = sys.now(), {}
   for _, name in ipairs(order) do
     if not part or part == name then
-      runSuite(name, pattern)
+      choose(jobs, name, pattern)
     end
   end
+  runAll(jobs)
   say("%.0f s", sys.now() - started)
   say("%d passed, %d failed", passed, failed)
   return failed == 0 and 0 or 1
