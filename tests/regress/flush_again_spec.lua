@@ -9,7 +9,7 @@ describe("flush", function()
     local h = host.serve(host.commands([[
       local seconds = require("skald.reactor").seconds
       function commands.go(self, t)
-        local chunk, n, limit = ("x"):rep(65536), 0, seconds() + 2
+        local chunk, n, limit = ("x"):rep(65536), 0, seconds() + 15
         local function put()
           n = n + 1
           local ok, _, code = t:write(chunk)

