@@ -35,11 +35,15 @@ local function gate(name)
   assert.equal(0, (process.run { "mkfifo", host.folder() .. "/" .. name .. ".gate" }))
 end
 
--- Waits until somebody waits there.
+-- Waits until somebody waits there; whoever it is waits on until the file that this gives is written to, or closed.
+local function arrived(name)
+  return assert(io.open(host.folder() .. "/" .. name .. ".gate", "wb"))
+end
+
+-- Waits until somebody waits there, and lets it pass.
 local function pass(name)
-  local path = host.folder() .. "/" .. name .. ".gate"
-  local file = assert(io.open(path, "wb"))
-  os.remove(path)
+  local file = arrived(name)
+  os.remove(host.folder() .. "/" .. name .. ".gate")
   file:write "."
   file:close()
 end
@@ -523,10 +527,12 @@ describe("the host's stop", function()
       reactor.callWhenRunning(function() log:write "written\n" say "ready" end)
     ]], { env = SLOW, options = { "--grace=0.1" } })
     h:line "^ready"
+    local gatekeeper = arrived "log" -- a thread has begun
     h:kill "TERM"
     h:waitLog "grace is over: 1 operations on files have not ended"
     h:waitLog "1 operations on files do not end: the process does"
     h:ends(1)
+    gatekeeper:close()
   end)
 end)
 
