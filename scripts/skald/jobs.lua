@@ -101,23 +101,34 @@ local function remember(service, report)
   service.refused = service.refused + (report.result == "refused" and 1 or 0)
 end
 
+-- What did not do, and has changed since it was read, was read too early: it comes again.
+local function failed(job)
+  local report = job.change.report
+  if job.isStale and job.isStale() then
+    report.result = "unchanged"
+  end
+  return report
+end
+
 -- The second step on: what was read is compiled, then loaded, committed and seen to, in one turn.
 local function compile(job)
   job.step = job.commit
   if not job.change:run "compile" then
-    return job.change.report
+    return failed(job)
   end
 end
 
 local function commit(job)
   local change = job.change
   local watch = require "skald.watch"
-  if change:run("load", "check") and job.isStale and watch.isUnfinished(job.service, change.generation) then
+  if not change:run("load", "check") then
+    return failed(job)
+  elseif job.isStale and watch.isUnfinished(job.service, change.generation) then
     change:takeBack()
     change.report.result = "unchanged"
     return change.report
   end
-  if change.generation and change:run "prepare" then
+  if change:run "prepare" then
     change:finish()
     C.skald_collect(pointer)
   end
@@ -177,7 +188,7 @@ function jobs.reload(service, options, done)
   for _, job in ipairs(queue) do
     if job.service == service and job.kind == "reload" and not job.begun then
       job.force = job.force or options.force
-      job.isStale = nil
+      job.isStale = job.isStale and options.isStale
       table.insert(job.done, done)
       return
     end
