@@ -278,10 +278,27 @@ function Process:closeInput()
   end
 end
 
---- Sends a signal: a name as in `process.signals`.
+-- The letter for what the process does, as /proc has it: `T` is stopped.
+local function stateOf(pid)
+  local file = io.open(("/proc/%d/stat"):format(pid))
+  local text = file and file:read "*a" or ""
+  if file then
+    file:close()
+  end
+  return text:match "%) (%a)"
+end
+
+--- Sends a signal: a name as in `process.signals`. Returns once a process that is sent STOP does nothing any more.
 function Process:kill(name)
   local number = process.signals[name]
   C.kill(self.pid, number or error("no signal " .. name, 2))
+  if name == "STOP" then
+    sys.await(function()
+      return stateOf(self.pid) == "T"
+    end, function()
+      return self:story "the process does not stop"
+    end)
+  end
 end
 
 function Process:forget()

@@ -5,6 +5,7 @@ local cjson = require "cjson.safe"
 local client = require "support.client"
 local host = require "support.host"
 local process = require "support.process"
+local sys = require "support.sys"
 
 local reload = {}
 
@@ -26,6 +27,8 @@ function reload.rewrite(text, name)
   return path
 end
 
+local statuses = { committed = 0, unchanged = 0, refused = 1, error = 2 } -- of the commands, by the answers' results
+
 local function decode(status, out, log)
   local answer = cjson.decode(out)
   if type(answer) ~= "table" or not out:find "^[^\n]+\n$" then
@@ -41,9 +44,28 @@ function reload.command(words)
   return decode(host.command(all))
 end
 
---- Runs `skald reload --json` and what else is given; returns as `reload.command`.
+-- Asks on the control socket as a command does, which would take longer to start than the host to answer.
+local function ask(request)
+  local c = client.unix(host.folder() .. "/skald.sock"):send(cjson.encode(request) .. "\n")
+  local line = c:receiveAll()
+  c:close()
+  local answer = cjson.decode(line)
+  return decode(type(answer) == "table" and statuses[answer.result], line, "")
+end
+
+--- Reloads as `skald reload` with these words does (a service's name, `--force`); returns as `reload.command`.
 function reload.run(...)
-  return reload.command { "reload", ... }
+  local request = { command = "reload" }
+  for _, word in ipairs { ... } do
+    if word == "--force" then
+      request.force = true
+    elseif word:find "^%-" then
+      return reload.command { "reload", ... }
+    else
+      request.service = word
+    end
+  end
+  return ask(request)
 end
 
 --- Starts `skald reload` and goes on; `finish` waits for it and returns as `reload.command`.
@@ -56,8 +78,6 @@ function reload.start()
     return decode(p:wait(), p:output(), p:errors())
   end
 end
-
-local statuses = { committed = 0, unchanged = 0, refused = 1, error = 2 }
 
 --- Raises unless the answer is of that kind and the exit status goes with it; returns the report.
 function reload.expect(result, report, status, line)
@@ -91,14 +111,31 @@ end
 
 --- What `skald status` says of the service (the first one, unless named).
 function reload.status(name)
-  local answer, status, line = reload.command { "status" }
-  assert(status == 0, line)
+  local answer, _, line = ask { command = "status" }
   for _, service in ipairs(answer.services) do
     if name == nil or service.name == name then
       return service
     end
   end
   error("no such service: " .. line, 2)
+end
+
+--- The generations that are still held though all garbage was collected, as `skald status` tells of them.
+function reload.old(h)
+  h:kill "USR1" -- collects twice: what was not freed by then is told of
+  h:waitLog "alive: "
+  return reload.status().oldGenerations
+end
+
+--- Waits until `n` old generations are held, 0 unless told otherwise; returns them.
+function reload.awaitOld(h, n)
+  local old
+  return sys.await(function()
+    old = reload.old(h)
+    return #old == (n or 0) and old
+  end, function()
+    return h:story(("%d old generations are held"):format(#old))
+  end)
 end
 
 --- Lua text that makes `gate(name)` block the host until the test calls `reload.open(name)`.
@@ -142,18 +179,22 @@ function reload.connect(name)
   return client.unix(path)
 end
 
--- The inode of the socket that listens on a TCP port, as text.
+-- The inode of the socket that listens on a port of 127.0.0.1, as text.
 local function inodeOf(port)
-  for line in io.lines "/proc/net/tcp" do
-    local fields = {}
-    for field in line:gmatch "%S+" do
-      fields[#fields + 1] = field
+  local wanted = ("0100007F:%04X"):format(port)
+  return sys.await(function() -- a line may be left out while others listen and cease to
+    for line in io.lines "/proc/net/tcp" do
+      local fields = {}
+      for field in line:gmatch "%S+" do
+        fields[#fields + 1] = field
+      end
+      if fields[4] == "0A" and fields[2] == wanted then
+        return fields[10]
+      end
     end
-    if fields[4] == "0A" and tonumber(fields[2]:match ":(%x+)$" or "", 16) == port then
-      return fields[10]
-    end
-  end
-  error("nothing listens on port " .. port, 2)
+  end, function()
+    return "nothing listens on port " .. port
+  end)
 end
 
 --- Which descriptor and socket of the host listens on its first endpoint, as a text to compare.

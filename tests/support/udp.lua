@@ -35,13 +35,6 @@ function udp.bind(host, port)
   return setmetatable({ socket = made, port = tonumber((select(2, made:getsockname()))) }, Peer)
 end
 
---- A port that nobody has.
-function udp.freePort()
-  local made = udp.bind()
-  made:close()
-  return made.port
-end
-
 --- Sends a datagram; to an address where the socket is not connected.
 function Peer:send(data, host, port)
   if host then

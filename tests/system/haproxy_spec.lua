@@ -2,6 +2,7 @@
 
 local client = require "support.client"
 local host = require "support.host"
+local ports = require "support.ports"
 local process = require "support.process"
 local reload = require "support.reload"
 
@@ -76,8 +77,13 @@ describe("an endpoint haproxy:", function()
 
   it("closes where the header does not come within headerTimeout, and leaves no timer where it came", function()
     local h = host.serve(telling "headerTimeout = 0.05")
-    local served = h:connect():send(LINE)
-    served:line()
+    local served
+    sys.await(function() -- until one was quick enough
+      served = h:connect()
+      return pcall(function() return served:send(LINE):line() end)
+    end, function()
+      return h:story "nobody is served"
+    end)
     refused(h:connect():send "PROXY ")
     assert.equal("still", served:send("still\n"):line())
   end)
@@ -323,13 +329,6 @@ describe("a reload", function()
   end)
 end)
 
--- A port that nobody listens on.
-local function freePort()
-  local h = host.run { "echo", "listen=tcp:127.0.0.1:0", options = { "--control=" .. host.folder() .. "/free.sock" } }
-  h:stop()
-  return h.port
-end
-
 describe("a real proxy", function()
   after_each(host.cleanup)
 
@@ -350,7 +349,7 @@ describe("a real proxy", function()
   -- HAProxy before a host: `options` of its server line.
   local function between(options)
     local h = host.serve((telling():gsub('print%("made"', 'local tlvs = t.tlvs or {}; print("tlvs", #(tlvs[3] or "")) %0')))
-    local port = freePort()
+    local port = ports.tcp()
     local config = host.file("haproxy.cfg", ([[
 defaults
   mode tcp
@@ -389,7 +388,7 @@ backend back
 
   it("understands what we send: HAProxy with accept-proxy", function()
     local h = host.serve(telling())
-    local port = freePort()
+    local port = ports.tcp()
     local config = host.file("haproxy.cfg", ([[
 defaults
   mode tcp

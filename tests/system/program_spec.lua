@@ -2,6 +2,7 @@
 
 local host = require "support.host"
 local client = require "support.client"
+local ports = require "support.ports"
 
 local ECHO = [[
 return {
@@ -290,8 +291,8 @@ describe("the program", function()
   end)
 
   it("refuses connections once it has ended, and the port can be taken again at once", function()
-    local h = host.run { "echo", "listen=tcp:127.0.0.1:0" }
-    local port = h.port
+    local port = ports.tcp()
+    local h = host.run { "echo", "listen=tcp:127.0.0.1:" .. port }
     local c = h:connect()
     assert.equal("x", c:send("x\n"):line())
     h:stop()

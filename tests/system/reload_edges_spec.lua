@@ -1,6 +1,7 @@
 -- Reloads of scripts that do what few scripts do.
 
 local host = require "support.host"
+local ports = require "support.ports"
 local process = require "support.process"
 local reload = require "support.reload"
 
@@ -150,7 +151,9 @@ describe("a port that a load asked for", function()
   end)
 
   it("and that was taken is tried again once it is free, though no file has changed", function()
-    local blocker = host.run { "echo", "listen=tcp:127.0.0.1:0", options = { "--control=" .. host.folder() .. "/b.sock" } }
+    local blocker = host.run {
+      "echo", "listen=tcp:127.0.0.1:" .. ports.tcp(), options = { "--control=" .. host.folder() .. "/b.sock" },
+    }
     local busy = ([[
       local reactor = require "skald.reactor"
       if @ == 2 then reactor.listenTCP(%d, { name = "second", protocol = {} }, { interface = "127.0.0.1" }) end

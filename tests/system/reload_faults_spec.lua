@@ -22,7 +22,6 @@ ffi.cdef [[
 ]]
 
 local MOST = 400 -- faults of one run: more than a reload can have
-local PATIENCE = host.sanitized and 8 or 4 -- seconds
 local library = "build/tests/faults.so"
 
 -- --- the service ------------------------------------------------------------------------------
@@ -184,8 +183,7 @@ local function ask(c, line)
   return c:send(line .. "\n"):line()
 end
 
--- One request on the control socket, where the command's own program would take longer to start than the host to answer.
--- Nil where the connection is ended without an answer.
+-- One request on the control socket; nil where the connection is ended without an answer.
 local function request(command)
   local c = client.unix(host.folder() .. "/skald.sock")
   c:trySend(cjson.encode(command) .. "\n")
@@ -230,12 +228,12 @@ local function descriptorsOf(pid)
 end
 
 -- All that can be seen of the host but for what its protocols say. `count` has no names, only numbers. The census collects
--- garbage before it counts.
+-- garbage before it counts, and is first: when it has come, the host knows of all that was closed before.
 local function look(h)
-  local descriptors = descriptorsOf(h.pid)
-  local files = linesOf { "find", host.folder(), "-type", "s", "-printf", "%p %m %i\n" }
   h:kill "USR1"
   local census = h:waitLog("alive: "):match "alive: (.-), [%d.]+ KB"
+  local descriptors = descriptorsOf(h.pid)
+  local files = linesOf { "find", host.folder(), "-type", "s", "-printf", "%p %m %i\n" }
   local status = statusOf "script" -- last, since its connection can be seen for a moment
   table.sort(status.endpoints)
   local service = ("%d connections, %d old generations"):format(status.connections, #status.oldGenerations)
@@ -269,7 +267,7 @@ end
 
 -- Looks until what is seen is as wanted.
 local function awaitLook(h, field, wanted)
-  local limit, seen = sys.now() + PATIENCE, look(h)
+  local limit, seen = sys.now() + sys.deadline, look(h)
   while seen[field] ~= wanted and sys.now() < limit do
     sys.poll({}, 0.002) -- a connection that was closed takes a moment to be gone
     seen = look(h)

@@ -4,7 +4,6 @@ local host = require "support.host"
 local client = require "support.client"
 local process = require "support.process"
 local reload = require "support.reload"
-local sys = require "support.sys"
 
 local commands = host.commands
 local serve, commit = reload.serve, reload.commit
@@ -1584,17 +1583,16 @@ describe("the old generation", function()
     local text = commands [[
       local module = require "module"
       function commands.say(self, t, rest) t:write(module.line(rest) .. "@\n") end
-      function commands.collect(self, t) collectgarbage() collectgarbage(); t:write "ok\n" end
     ]]
     host.file("module.lua", "return { line = function(text) return text .. ' by ' end }")
-    local c = serve(text):connect()
+    local h = serve(text)
+    local c = h:connect()
     for i = 2, 5 do
       for n = 1, 300 do
         assert.equal(("%d by %d"):format(n, i - 1), ask(c, "say " .. n))
       end
       commit(text, i)
-      assert.equal("ok", ask(c, "collect"))
-      assert.same({}, reload.status().oldGenerations)
+      reload.awaitOld(h)
     end
   end)
 
@@ -1606,24 +1604,17 @@ describe("the old generation", function()
         t:write "ok\n"
       end
       function commands.fire(self, t) self.timer:reset(0); self.timer = nil end
-      function commands.collect(self, t) collectgarbage() collectgarbage(); t:write "ok\n" end
     ]]
-    local c = serve(text):connect()
+    local h = serve(text)
+    local c = h:connect()
     assert.equal("ok", ask(c, "start"))
     commit(text)
-    assert.equal("ok", ask(c, "collect"))
-    local old = reload.status().oldGenerations
+    local old = reload.old(h)
     assert.same({ 1, 1, 1 }, { #old, old[1].generation, old[1].timers })
     commit(text, 3)
-    assert.equal("ok", ask(c, "collect"))
-    old = reload.status().oldGenerations
-    assert.same({ 1, 1 }, { #old, old[1].generation })
+    assert.equal(1, reload.awaitOld(h, 1)[1].generation)
     assert.equal("fired 1", ask(c, "fire"))
-    sys.await(function()
-      return #reload.status().oldGenerations == 0
-    end, function()
-      return "the old generation is still held"
-    end)
+    reload.awaitOld(h)
   end)
 end)
 
