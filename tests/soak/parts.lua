@@ -483,7 +483,7 @@ end
 
 -- Looks until nothing moves (the last control connection is gone) and, if it ever comes to that, all is as before.
 local function settle(h, before)
-  local limit, last = sys.now() + 10, look(h)
+  local limit, last = sys.now() + PATIENCE, look(h)
   while true do
     local counts, loose = look(h)
     local done = same(counts, last) and same(counts, before or counts) and counts["old generations"] == 0
@@ -713,7 +713,7 @@ function parts.resolve.run(plan)
     c:send "cancel\n"
   end)
   bar(bars, "names found", found.found, "=", names)
-  bar(bars, "names that timed out", late.late, "=", names)
+  bar(bars, "names that timed out, or were found before that", late.late + late.found, "=", names)
   bar(bars, "names cancelled, or found before that", cancelled.cancelled + cancelled.found, "=", names)
   howLate(bars, nil, "nothing is looked up", idle)
   howLate(bars, plan.most, "names are found", found)

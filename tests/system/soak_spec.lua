@@ -1,6 +1,7 @@
 -- The short forms of the soak (tests/soak), and that its load tool notices what it is there to notice.
 
 local host = require "support.host"
+local ports = require "support.ports"
 local process = require "support.process"
 local json = require "cjson.safe"
 local parts = require "soak.parts"
@@ -27,9 +28,14 @@ local SPOILED = [[
   return { listen = "tcp:127.0.0.1:0", protocol = P }
 ]]
 
--- Counts of the load tool with these words.
-local function counted(...)
-  local load = process.start { STEADY, ... }
+-- Counts of the load tool with these words, stopped when it has sent so many.
+local function counted(most, kind, ...)
+  local load = process.start { STEADY, kind, "rate=1000", "seconds=0", ... }
+  load:line "^ready"
+  repeat
+    load:write "lap\n"
+  until json.decode(load:line "^{").sent >= most
+  load:write "stop\n"
   local counts = json.decode(load:line "^{")
   counts.status = load:wait()
   return counts
@@ -39,22 +45,22 @@ local function address(h)
   return h.endpoints[1].endpoint:match "^tcp:(.*)$"
 end
 
--- Counts of the load tool against a server that commits one fault.
-local function against(fault)
+-- Counts of the load tool against a server that commits one fault. `patience`: seconds, where some of it is never to come.
+local function against(fault, patience)
   local h = host.serve(SPOILED:format(fault))
-  local counts = counted("echo", "conns=5", "rate=1000", "seconds=0.1", "patience=0.5", "split=1", address(h))
+  local counts = counted(60, "echo", "conns=5", "patience=" .. (patience or 20), "split=1", address(h))
   h:stop()
   return counts
 end
 
--- Counts of 50 or so visits to a server that does something with what comes.
+-- Counts of some visits to a server that does something with what comes.
 local function visits(answer)
   local h = host.serve(([[
     local P = {}
     function P:dataReceived(data) %s end
     return { listen = "tcp:127.0.0.1:0", protocol = P }
   ]]):format(answer))
-  local counts = counted("connect", "rate=1000", "seconds=0.05", "sources=4", address(h))
+  local counts = counted(30, "connect", "sources=4", address(h))
   h:stop()
   return counts
 end
@@ -77,7 +83,7 @@ describe("the load tool", function()
     local counts = against "self.transport:write(message)"
     assert.same({}, faults(counts))
     assert.equal(0, counts.status)
-    assert.is_true(counts.sent > 50)
+    assert.is_true(counts.sent >= 60)
     assert.equal(counts.sent, counts.received)
     assert.equal(5, counts.connections)
   end)
@@ -97,20 +103,20 @@ describe("the load tool", function()
   end)
 
   it("counts a message of another connection", function()
-    local counts = against "self.transport:write((message:gsub('^000003', '000004')))"
+    local counts = against("self.transport:write((message:gsub('^000003', '000004')))", 1)
     assert.same({ "lost", "wrong" }, faults(counts))
     assert.equal(1, counts.lost)
   end)
 
   it("counts a connection that is closed", function()
-    local counts = against "self.transport:loseConnection()"
+    local counts = against("self.transport:loseConnection()", 0.5)
     assert.equal(1, counts.closed)
     assert.equal(1, counts.status)
     assert.equal(4, counts.connections)
   end)
 
   it("counts a connection that is reset, and what it never gave back", function()
-    local counts = against "self.transport:abortConnection()"
+    local counts = against("self.transport:abortConnection()", 0.5)
     assert.equal(1, counts.reset)
     assert.is_true(counts.lost > 0)
     assert.equal(1, counts.status)
@@ -120,7 +126,7 @@ describe("the load tool", function()
     local counts = visits "self.transport:write(data)"
     assert.same({}, faults(counts))
     assert.equal(0, counts.status)
-    assert.is_true(counts.sent > 20)
+    assert.is_true(counts.sent >= 30)
     assert.equal(counts.sent, counts.received)
   end)
 
@@ -139,10 +145,7 @@ describe("the load tool", function()
   end)
 
   it("counts visits that are refused", function()
-    local h = host.run { "echo", "listen=tcp:127.0.0.1:0" }
-    local at = address(h)
-    h:stop()
-    local counts = counted("connect", "rate=1000", "seconds=0.05", at)
+    local counts = counted(30, "connect", "127.0.0.1:" .. ports.tcp())
     assert.same({ "refused" }, faults(counts))
     assert.equal(counts.sent, counts.refused)
     assert.equal(1, counts.status)
