@@ -20,7 +20,7 @@ describe("a producer that raises", function()
     ]]
     local c = h:connect()
     c:send("x"):count()
-    assert.equal("lost\taborted", h:line(nil, 5))
+    assert.equal("lost\taborted", h:line())
     h:stop()
   end)
 
@@ -50,9 +50,9 @@ describe("a producer that raises", function()
     fed:send "feed"
     assert.equal("fed", h:line())
     writer:send "write"
-    assert.equal("wrote\ttrue", h:line(nil, 5))
-    assert.equal("lost\terror\tstring", h:line(nil, 5))
-    assert.equal("served", writer:receive(6, 5))
+    assert.equal("wrote\ttrue", h:line())
+    assert.equal("lost\terror\tstring", h:line())
+    assert.equal("served", writer:receive(6))
     assert.equal("eof", select(2, fed:count()))
     h:stop()
   end)

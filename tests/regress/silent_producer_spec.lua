@@ -23,9 +23,9 @@ describe("a pull producer that does not write when asked", function()
     ]]
     local c = h:connect()
     for n = 1, 3 do
-      assert.equal(("asked\t%d"):format(n), h:line(nil, 5))
+      assert.equal(("asked\t%d"):format(n), h:line())
       c:send "x"
-      assert.equal("elsewhere", c:receive(9, 5))
+      assert.equal("elsewhere", c:receive(9))
     end
     h:stop()
   end)

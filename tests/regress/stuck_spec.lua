@@ -36,7 +36,7 @@ describe("a host whose callback loops for ever", function()
       h:kill(name)
       awaitTaken(h)
       h:kill(name)
-      h:ends("SIG" .. name, 2)
+      h:ends("SIG" .. name)
     end)
   end
 end)

@@ -31,14 +31,25 @@ local function script(h, commands)
   return (out:gsub("\n$", ""))
 end
 
--- Each row: a command, and what redis-cli prints.
+-- A time of so many seconds, of which some may have passed.
+local function seconds(text, most)
+  local n = tonumber(text)
+  return n and n <= most and n > most - 40
+end
+
+-- Each row: a command, and what redis-cli prints; a number: that many seconds.
 local function assertAnswers(h, rows)
   for _, row in ipairs(rows) do
     local words = {}
     for word in row[1]:gmatch "%S+" do
       words[#words + 1] = word
     end
-    assert.equal(row[2], cli(h, unpack(words)), row[1])
+    local answer = cli(h, unpack(words))
+    if type(row[2]) == "number" then
+      assert.is_true(seconds(answer, row[2]), ("%s: %s"):format(row[1], answer))
+    else
+      assert.equal(row[2], answer, row[1])
+    end
   end
 end
 
@@ -110,19 +121,19 @@ describe("the bundled service keyvalue", function()
   it("lets keys expire: for who looks, and by itself", function()
     local h = start()
     assertAnswers(h, {
-      { "SET a 1 EX 100", "OK" }, { "TTL a", "100" }, { "PERSIST a", "1" }, { "PERSIST a", "0" }, { "TTL a", "-1" },
-      { "TTL none", "-2" }, { "EXPIRE none 5", "0" }, { "PEXPIRE a 90000", "1" }, { "TTL a", "90" }, { "SET a 2", "OK" },
-      { "PTTL a", "-1" }, { "EXPIRE a 50", "1" }, { "INCR a", "3" }, { "TTL a", "50" }, { "EXPIRE a -1", "1" }, { "GET a", "" },
+      { "SET a 1 EX 100", "OK" }, { "TTL a", 100 }, { "PERSIST a", "1" }, { "PERSIST a", "0" }, { "TTL a", "-1" },
+      { "TTL none", "-2" }, { "EXPIRE none 5", "0" }, { "PEXPIRE a 90000", "1" }, { "TTL a", 90 }, { "SET a 2", "OK" },
+      { "PTTL a", "-1" }, { "EXPIRE a 50", "1" }, { "INCR a", "3" }, { "TTL a", 50 }, { "EXPIRE a -1", "1" }, { "GET a", "" },
     })
     assert.equal("OK\n1", script(h, { "SET b 1 PX 60000", "GET b" }))
     cli(h, "SET", "c", "1", "PX", "1")
-    sys.await(function() return cli(h, "EXISTS", "c") == "0" end, "the key does not expire", 5)
+    sys.await(function() return cli(h, "EXISTS", "c") == "0" end, function() return "the key does not expire" end)
     local many = {}
     for i = 1, 2000 do
       many[i] = ("SET key%d x PX %d"):format(i, i % 2 == 0 and 5 or 60000)
     end
     script(h, many)
-    sys.await(function() return cli(h, "DBSIZE") == "1001" end, "what has expired is not swept away", 10)
+    sys.await(function() return cli(h, "DBSIZE") == "1001" end, function() return "what has expired is not swept away" end)
   end)
 
   it("brings messages to those who have subscribed", function()
@@ -142,7 +153,7 @@ describe("the bundled service keyvalue", function()
     end
     one:kill "TERM"
     one:wait()
-    sys.await(function() return cli(h, "PUBLISH", "talk", "gone?") == "0" end, "who has left is still told", 5)
+    sys.await(function() return cli(h, "PUBLISH", "talk", "gone?") == "0" end, function() return "who has left is still told" end)
   end)
 
   it("takes only what concerns subscriptions from who has some", function()
@@ -178,7 +189,7 @@ describe("the bundled service keyvalue", function()
     assert.equal("committed", reload.run().result)
     assert.equal("PONG AGAIN", cli(h, "PING"))
     assert.equal("x", cli(h, "GET", "b"))
-    assert.equal("1000", cli(h, "TTL", "b"))
+    assert.is_true(seconds(cli(h, "TTL", "b"), 1000))
     half:send "\r\nb\r\n"
     assert.equal("$1", half:line())
     assert.equal("1", cli(h, "PUBLISH", "news", "fresh"))
@@ -189,7 +200,7 @@ describe("the bundled service keyvalue", function()
     end
     assert.equal("$1", c:line())
     cli(h, "SET", "short", "x", "PX", "1")
-    sys.await(function() return cli(h, "DBSIZE") == "1" end, "nothing is swept away after the reload", 5)
+    sys.await(function() return cli(h, "DBSIZE") == "1" end, function() return "nothing is swept away after the reload" end)
   end)
 
   it("says what was wrong and closes where no command comes; QUIT closes, and so does the end of input", function()
@@ -213,9 +224,10 @@ describe("the bundled service keyvalue", function()
     c:send(("set big %s\r\n"):format(value:sub(1, 60000)))
     assert.equal("+OK", c:line())
     local before = h:memory()
-    c:send(("get big\r\n"):rep(3000))
+    local times = host.sanitized and 300 or 1000
+    c:send(("get big\r\n"):rep(times))
     c:send "quit\r\n"
-    assert.equal(3000 * #("$60000\r\n" .. value:sub(1, 60000) .. "\r\n") + #"+OK\r\n", (c:count()))
+    assert.equal(times * #("$60000\r\n" .. value:sub(1, 60000) .. "\r\n") + #"+OK\r\n", (c:count()))
     if not host.sanitized then
       assert.is_true(h:peakMemory() - before < 20e6, "answers that nobody takes pile up")
     end
@@ -240,7 +252,8 @@ describe("the bundled service keyvalue", function()
 
   it("serves redis-benchmark, with and without pipelining", function()
     local h = start()
-    for _, words in ipairs { { "-P", "16", "-n", "20000", "-t", "set,get,incr,lpush,rpush,lpop,rpop,sadd,hset,mset,lrange_100" },
+    local count = host.sanitized and "2000" or "10000"
+    for _, words in ipairs { { "-P", "16", "-n", count, "-t", "set,get,incr,lpush,rpush,lpop,rpop,sadd,hset,mset,lrange_100" },
       { "-n", "2000", "-c", "20", "-d", "1000", "-r", "500", "-t", "ping_inline,ping_mbulk,set,get" } } do
       local status, out, log = process.run { "redis-benchmark", "-p", h.port, "-q", "--csv", unpack(words) }
       assert.equal(0, status, log)

@@ -336,7 +336,7 @@ describe("a pipe", function()
       local slow = i % 2 == 0
       local source, sink = join(h, "give", { rcvbuf = slow and 4096 or nil })
       flows[i] = { from = source, to = sink, most = slow and 3000 or nil,
-        text = numbered(string.char(64 + i), slow and 1000000 or 4000000) }
+        text = numbered(string.char(64 + i), slow and 500000 or 2000000) }
     end
     pump(flows)
     for _, flow in ipairs(flows) do

@@ -337,13 +337,16 @@ describe("TimeoutMixin", function()
 
   it("does not trouble a connection that ended before", function()
     local h = host.serve(MIXED .. [[
-      function Timed:connectionMade() self:setTimeout(0.01) end
+      function Timed:connectionMade() end
       function Timed:timeoutConnection()
         print "ran out"
         self.transport:write "too late"
         policies.TimeoutMixin.timeoutConnection(self)
       end
-      function Timed:lineReceived() self.transport:abortConnection() end
+      function Timed:lineReceived()
+        self:setTimeout(0.01)
+        self.transport:abortConnection()
+      end
       return policies.WrappingFactory:new(inner)
     ]])
     local c = h:connect()

@@ -74,10 +74,12 @@ describe("resolver.resolve", function()
     local server = dns.start { "both.test=192.0.2.9,192.0.2.1,2001:db8::1", "four.test=192.0.2.4", "six.test=2001:db8::6" }
     local h = serve(server, [[show "both.test" show "four.test" show "six.test" show("both.test", { family = "TCP" })
       show("both.test", { family = "TCP6" })]])
+    local seen = lines(h, 5)
+    table.sort(seen)
     assert.same({
-      "both.test: TCP6 2001:db8::1, TCP 192.0.2.9, TCP 192.0.2.1", "four.test: TCP 192.0.2.4", "six.test: TCP6 2001:db8::6",
       "both.test: TCP 192.0.2.9, TCP 192.0.2.1", "both.test: TCP6 2001:db8::1",
-    }, lines(h, 5))
+      "both.test: TCP6 2001:db8::1, TCP 192.0.2.9, TCP 192.0.2.1", "four.test: TCP 192.0.2.4", "six.test: TCP6 2001:db8::6",
+    }, seen)
     h:stop()
     assert.equal(8, #server:questions())
   end)
@@ -98,24 +100,23 @@ describe("resolver.resolve", function()
   end)
 
   it("says that no name server answers", function()
-    local server = dns.start {}
-    server.process:kill "KILL"
-    server.process:wait()
-    local h = serve(server, [[show "any.test"]])
+    local h = serve({ env = { SKALD_RESOLVER = "127.0.0.1:1" } }, [[show("any.test", { family = "TCP" })]])
     assert.equal("any.test: DNSLookupError ECONNREFUSED: cannot resolve 'any.test': no name server answers", lines(h, 1)[1])
   end)
 
   it("asks the next server where one does not answer", function()
     local server = dns.start { "four.test=192.0.2.4" }
     server.env.SKALD_RESOLVER = "127.0.0.1:1," .. server.env.SKALD_RESOLVER
-    local h = serve(server, [[show "four.test"]])
+    local h = serve(server, [[show("four.test", { family = "TCP" })]])
     assert.equal("four.test: TCP 192.0.2.4", lines(h, 1)[1])
   end)
 
   it("is content with one family, whatever is wrong with the other", function()
     local server = dns.start { "mute.test=192.0.2.4,silent6", "dumb.test=2001:db8::6,silent4" }
-    local h = serve(server, [[show("mute.test", { timeout = 0.3 }) show("dumb.test", { timeout = 0.3 })]])
-    assert.same({ "mute.test: TCP 192.0.2.4", "dumb.test: TCP6 2001:db8::6" }, lines(h, 2))
+    local h = serve(server, [[show("mute.test", { timeout = 1 }) show("dumb.test", { timeout = 1 })]])
+    local seen = lines(h, 2)
+    table.sort(seen)
+    assert.same({ "dumb.test: TCP6 2001:db8::6", "mute.test: TCP 192.0.2.4" }, seen)
   end)
 
   it("fails when its time is over, which is counted from the request, and leaves nothing behind", function()

@@ -140,7 +140,7 @@ describe("the bundled service", function()
       end
       pieces[#pieces + 1] = text
     end
-    assert.is_true(#pieces >= 5, "the poem came in " .. #pieces .. " pieces")
+    assert.is_true(#pieces >= 2, "the poem came in one piece")
     assert.is_true(sys.now() - started > 0.3, "the poem came at once")
     assert.equal(poem, table.concat(pieces))
   end)

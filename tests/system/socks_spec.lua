@@ -1,5 +1,6 @@
 -- The bundled service socks: curl, and every step of the protocol.
 
+local dns = require "support.dns"
 local host = require "support.host"
 local process = require "support.process"
 
@@ -130,7 +131,7 @@ describe("the bundled service socks", function()
   end)
 
   it("says why there is no connection", function()
-    local h = start()
+    local h = host.run { "socks", "listen=tcp:127.0.0.1:0", env = dns.start({}).env }
     local c, answer = ask(h, 1)
     assert.equal("\5\5\0\1\0\0\0\0\0\0", answer)
     assert.same({ "", "eof" }, { c:receiveAll() })

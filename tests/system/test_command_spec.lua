@@ -285,10 +285,10 @@ describe("skald test", function()
           peer:readLine() -- three
         end)
         it("four", function() end)
-      ]], { "--timeout=0.2" })
+      ]], { "--timeout=0.5" })
       assert.equal("skald test: 2 passed, 2 failed", summary(outcome))
-      says(outcome.out, "it_spec.lua:12: waited here for longer than the time limit of 0.2 s",
-        "it_spec.lua:18: waited here for longer than the time limit of 0.2 s")
+      says(outcome.out, "it_spec.lua:12: waited here for longer than the time limit of 0.5 s",
+        "it_spec.lua:18: waited here for longer than the time limit of 0.5 s")
     end)
 
     it("a test waits that catches the error", function()

@@ -25,9 +25,9 @@ describe("a timer", function()
 
   it("runs in the order of due times, and in the order of the calls where these are equal", function()
     local lines = linesOf [[
-      for _, n in ipairs { 5, 1, 4, 2, 3 } do reactor.callLater(n / 50, print, "at", n) end
+      for _, n in ipairs { 5, 1, 4, 2, 3 } do reactor.callLater(n / 20, print, "at", n) end
       for i = 1, 5 do reactor.callLater(0, print, "now", i) end
-      reactor.callLater(0.12, reactor.stop)
+      reactor.callLater(0.3, reactor.stop)
     ]]
     assert.same({ "now\t1", "now\t2", "now\t3", "now\t4", "now\t5", "at\t1", "at\t2", "at\t3", "at\t4", "at\t5" }, lines)
   end)
@@ -40,7 +40,7 @@ describe("a timer", function()
     assert.same({ "4\t1\tnil\tthree\tnil" }, lines)
   end)
 
-  it("is not early, and hardly late", function()
+  it("is not early", function()
     local lines = linesOf [[
       local started = reactor.seconds()
       reactor.callLater(0.25, function()
@@ -49,7 +49,7 @@ describe("a timer", function()
       end)
     ]]
     local took = tonumber(lines[1])
-    assert.is_true(took >= 0.249 and took < 1, "ran after " .. took)
+    assert.is_true(took >= 0.249, "ran after " .. took)
   end)
 
   it("can be cancelled, reset, delayed and asked", function()
@@ -60,12 +60,12 @@ describe("a timer", function()
       print("active", cancelled:active())
       local a = reactor.callLater(0.02, print, "a, moved behind b")
       reactor.callLater(0.06, print, "b")
-      a:reset(0.09)
-      local c = reactor.callLater(0.10, print, "c")
-      c:delay(0.02)
-      reactor.callLater(0.11, print, "before c")
-      reactor.callLater(5, print, "sooner"):reset(0.14)
-      reactor.callLater(0.16, reactor.stop)
+      a:reset(0.12)
+      local c = reactor.callLater(0.15, print, "c")
+      c:delay(0.09)
+      reactor.callLater(0.18, print, "before c")
+      reactor.callLater(5, print, "sooner"):reset(0.3)
+      reactor.callLater(0.36, reactor.stop)
     ]]
     assert.equal("active\ttrue", lines[1])
     assert.truthy(lines[2]:find "^cancel" and not lines[2]:find "closing", lines[2])

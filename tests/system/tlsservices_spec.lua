@@ -63,7 +63,7 @@ describe("a bundled service over TLS", function()
     local h = sink()
     local c = h:connect()
     c:send "EHLO me\r\nMAIL FROM:<a@b>\r\n"
-    sys.await(function() return c:line():find "^250 ok" end, "the sender is not taken")
+    sys.await(function() return c:line():find "^250 ok" end, function() return "the sender is not taken" end)
     c:send "STARTTLS\r\nRCPT TO:<injected@example.org>\r\nDATA\r\n"
     assert.matches("^220 ", c:line())
     c:send "QUIT\r\n" -- no handshake

@@ -31,6 +31,13 @@ local function once(h, from, change, name)
   assert.equal(from, #control.reloads(h, name))
 end
 
+-- Makes changes of which the host finds all at once, however long they take.
+local function atOnce(h, change)
+  h:kill "STOP"
+  change()
+  h:kill "CONT"
+end
+
 -- Returns once everything that was changed before has had its time: another change, of another service, has been seen.
 local barriers = 0
 
@@ -52,13 +59,13 @@ local function writeSlowly(name, first, second, meanwhile)
   local file = assert(io.open(host.folder() .. "/" .. name, "wb"))
   file:write(first)
   file:flush()
-  sys.pass(0.4)
+  sys.pass(0.3)
   if meanwhile then
     meanwhile()
   end
   file:write(second)
   file:flush()
-  sys.pass(0.3)
+  sys.pass(0.2)
   file:close()
 end
 
@@ -78,7 +85,7 @@ describe("run --watch", function()
     local h = serve(control.answering "word 1")
     local c = h:connect()
     assert.equal("word 1", control.ask(c))
-    for i = 1, 5 do
+    for i = 1, 3 do
       once(h, i, function()
         control.replace("script.lua", control.answering("word " .. i + 1))
       end)
@@ -88,7 +95,7 @@ describe("run --watch", function()
 
   it("reloads once for a file that is written in place", function()
     local h = serve(control.answering "word 1")
-    for i = 1, 5 do
+    for i = 1, 3 do
       once(h, i, function()
         host.script(control.answering("word " .. i + 1))
       end)
@@ -118,7 +125,7 @@ describe("run --watch", function()
   } do
     it(("reloads once for a save by vim, %s"):format(how), function()
       local h = serve(control.answering "word 1")
-      for i = 1, 3 do
+      for i = 1, 2 do
         once(h, i, function()
           control.edit(host.folder() .. "/script.lua", setting, ("%%s/word %d/word %d/"):format(i, i + 1))
         end)
@@ -132,8 +139,10 @@ describe("run --watch", function()
     local h = serve(control.telling("WORDS", "WORDS = require 'words'"))
     for i = 1, 3 do
       once(h, i, function()
-        os.remove(host.folder() .. "/words.lua")
-        host.file("words.lua", ("return 'word %d'"):format(i + 1))
+        atOnce(h, function()
+          os.remove(host.folder() .. "/words.lua")
+          host.file("words.lua", ("return 'word %d'"):format(i + 1))
+        end)
       end)
       assert.equal("word " .. i + 1, control.word(h))
     end
@@ -150,9 +159,11 @@ describe("run --watch", function()
     assert.equal("20", control.word(h))
     for round = 1, 3 do
       once(h, round, function()
-        for i = 1, 20 do
-          control.replace(("part%d.lua"):format(i), ("return %d"):format(round + 1))
-        end
+        atOnce(h, function()
+          for i = 1, 20 do
+            control.replace(("part%d.lua"):format(i), ("return %d"):format(round + 1))
+          end
+        end)
       end)
       assert.equal(tostring(20 * (round + 1)), control.word(h))
     end
@@ -253,7 +264,7 @@ describe("run --watch", function()
     assert.equal("old old", control.ask(c))
     writeSlowly("words.lua", "WORD = 'half'\n", "WORD = 'whole'\n", function()
       control.replace("more.lua", "MORE = 'new'\n")
-      sys.pass(0.4)
+      sys.pass(0.3)
       local said = control.ask(c)
       assert.is_true(said == "old old" or said == "old new", said)
     end)
@@ -267,7 +278,7 @@ describe("run --watch", function()
     assert.equal("old", control.ask(c))
     writeSlowly("words.lua", "WORD = 'half'\n", "WORD = 'whole'\n", function()
       control.replace("script.lua", control.telling("WORD", "require 'words'"))
-      sys.pass(0.4)
+      sys.pass(0.3)
       assert.equal("old", control.ask(c))
     end)
     awaitWord(h, "whole")
@@ -457,10 +468,10 @@ describe("run --watch", function()
     h:waitLog "script refused .*words"
     -- Each is seen by itself: a change elsewhere would make the host look at all of them.
     for _, name in ipairs { "deep", "deep/er" } do
-      sys.pass(0.3)
+      sys.pass(0.2)
       control.makeFolder(name)
     end
-    sys.pass(0.3)
+    sys.pass(0.2)
     host.file("deep/er/words.lua", "return 'word 2'")
     assert.same({ 1, 2 }, { control.reloaded(h) })
     assert.equal("word 2", control.word(h))
@@ -477,7 +488,7 @@ describe("run --watch", function()
         assert.equal(word, control.word(h))
       end
     end
-    for i = 1, host.long and 50 or 6 do
+    for i = 1, host.long and 50 or 2 do
       local folder = "sub" .. i
       control.makeFolder(folder)
       local function script(name)
@@ -583,9 +594,11 @@ describe("run --watch", function()
     local h = watch { host.script(control.telling("WORDS", "WORDS = require 'words'"), "live/script.lua") }
     for i = 1, 2 do
       assert.equal("word " .. i, control.word(h))
-      control.must { "rm", "-r", host.folder() .. "/live" }
+      atOnce(h, function()
+        control.must { "rm", "-r", host.folder() .. "/live" }
+      end)
       h:waitLog "script refused .*script%.lua"
-      sys.pass(0.5)
+      sys.pass(0.3)
       assert.equal("word " .. i, control.word(h))
       assert.equal(i, h:logged "script refused")
       control.makeFolder "next"
@@ -604,7 +617,7 @@ describe("run --watch", function()
     local h = serve(control.telling("WORDS", "WORDS = require 'words'"))
     local function assertIdle()
       local before = h:cpu()
-      sys.pass(0.5)
+      sys.pass(0.3)
       assert.is_true(h:cpu() - before < 0.1, "it spins")
     end
     assertIdle()
@@ -727,8 +740,10 @@ describe("run --watch", function()
     assert.equal("word 1", control.word(h))
     for i = 2, 3 do
       once(h, i - 1, function()
-        control.link("mount/..data", "..version" .. i)
-        control.must { "rm", "-r", ("%s/mount/..version%d"):format(host.folder(), i - 1) }
+        atOnce(h, function()
+          control.link("mount/..data", "..version" .. i)
+          control.must { "rm", "-r", ("%s/mount/..version%d"):format(host.folder(), i - 1) }
+        end)
       end)
       assert.equal("word " .. i, control.word(h))
     end
@@ -812,8 +827,10 @@ describe("run --watch", function()
   it("goes together with skald reload and SIGHUP: what they have loaded is not loaded again", function()
     local h = serveWithBarrier(control.answering "one")
     control.replace("script.lua", control.answering "two")
-    assert.equal("committed", control.json({ "reload", "script" }).result)
+    local result = control.json({ "reload", "script" }).result
+    assert.is_true(result == "committed" or result == "unchanged", result) -- the watch may have been quicker
     barrier(h)
+    assert.equal(1, #control.reloads(h))
     assert.equal("unchanged", control.json({ "reload", "script" }).result)
     control.replace("script.lua", control.answering "three")
     h:kill "HUP"
@@ -836,7 +853,7 @@ describe("run --watch", function()
     assert.equal("word 0", control.word(h))
     local before = watches()
     assert.is_true(before > 0)
-    for i = 1, 10 do
+    for i = 1, 4 do
       control.makeFolder("sub" .. i)
       host.file(("sub%d/words.lua"):format(i), ("return 'word %d'"):format(i))
       once(h, i, function()
@@ -844,8 +861,8 @@ describe("run --watch", function()
       end)
       assert.equal("word " .. i, control.word(h))
     end
-    once(h, 11, function()
-      control.replace("script.lua", control.answering "word 11")
+    once(h, 5, function()
+      control.replace("script.lua", control.answering "word 5")
     end)
     sys.await(function()
       return watches() == before
