@@ -13,7 +13,7 @@ local sys = process.sys
 
 local LONG = os.getenv "SKALD_LONG" == "1"
 local WIDTH = 2 -- files at a time
-local FILE_LIMIT = LONG and 1800 or 150 -- seconds for one file
+local FILE_LIMIT = LONG and 1800 or 300 -- seconds for one file
 local LUA_PATH = "scripts/?.lua;tests/?.lua;tests/support/?.lua;;"
 
 local passed, failed = 0, 0
@@ -223,7 +223,7 @@ local order = { "unit", "host", "system", "jit", "asan" }
 
 local function main(part, pattern)
   if part and not suites[part] then
-    io.stderr:write("usage: luajit tests/run.lua [unit|host|system|asan] [PATTERN]\n")
+    io.stderr:write("usage: luajit tests/run.lua [unit|host|system|jit|asan] [PATTERN]\n")
     return 2
   end
   local started, jobs = sys.now(), {}
