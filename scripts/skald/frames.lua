@@ -373,6 +373,11 @@ local function continueFixed(self, state, part)
   return nextFixed(self, state)
 end
 
+-- Of a string that is half here: it may be all of it by now.
+function FixedStringReceiver:_isStale(part)
+  return part.whole ~= self.SIZE
+end
+
 local function isSize(size)
   return type(size) == "number" and size >= 1 and size % 1 == 0
 end

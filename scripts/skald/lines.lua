@@ -175,6 +175,9 @@ local function deliverHeld(self)
   if state.busy then
     return
   end
+  if state.part and self._isStale and self:_isStale(state.part) then
+    state.chunk = takeAll(self) -- is parsed anew
+  end
   state.busy = true
   local ok, problem = xpcall(ownMethod(self, "_parse"), noted, self, state)
   state.busy = false
@@ -412,6 +415,11 @@ local function nextShort(self, state)
   return sub(chunk, from, from)
 end
 
+-- Of what is half here: the mode or the delimiter is another by now.
+function Lines:_isStale(part)
+  return not part.skipped and (self._state.raw or part.delimiter ~= self.delimiter)
+end
+
 Lines._parse = lines.parser(nextLine, "lineReceived", nextShort)
 
 --- A line came. To be overridden, as all callbacks are.
@@ -490,14 +498,15 @@ function LineOnlyReceiver:lineLengthExceeded(line) -- luacheck: no unused args
   lines.close(self)
 end
 
+-- What is skipped begins behind what is shown, wherever the line was cut.
 function LineOnlyReceiver:_exceeded(state)
   local longest = self.MAX_LENGTH + 1
   local part, from = state.part, state.from
-  local line = sub(state.chunk, from, from + longest - 1)
   if part then
-    line = sub(complete(part, line), 1, longest)
+    state.chunk, from = complete(part, part.tail .. restOf(state.chunk, from)), 1
   end
-  state.part = newPart("", "", "", true, 0, "", false)
+  local line = sub(state.chunk, from, from + longest - 1)
+  state.from, state.part = from + #line, newPart("", "", "", true, 0, "", false)
   self:lineLengthExceeded(line)
 end
 

@@ -715,6 +715,15 @@ for _, name in ipairs { "LineReceiver", "LineOnlyReceiver" } do
       assert.same({ "a", "b", "\rc", "d", "e" }, made.seen)
     end)
 
+    it("delivers what it holds as soon as it is resumed, by a delimiter that was changed meanwhile", function()
+      local made = connected(deriving(Receiver))
+      made:dataReceived "a.b."
+      made:pauseProducing()
+      made.delimiter = "."
+      made:resumeProducing()
+      assert.same({ "a", "b" }, made.seen)
+    end)
+
     it("keeps to a MAX_LENGTH that its handler has changed", function()
       local Changing = deriving(Receiver, { lineReceived = function(self, line)
         self.seen[#self.seen + 1] = line
@@ -853,6 +862,15 @@ describe("LineReceiver, with raw data,", function()
     assert.same({ "a", "len 5", "", "" }, made.seen)
     made:resumeProducing()
     assert.same({ "a", "len 5", "", "12345", "b" }, made.seen)
+  end)
+
+  it("gives half a line to rawDataReceived as soon as it is resumed", function()
+    local made = connected(basic.LineReceiver { lineReceived = noting(), rawDataReceived = noting "raw" })
+    made:dataReceived "a\r\nbc\r"
+    made:pauseProducing()
+    made:setRawMode()
+    made:resumeProducing()
+    assert.same({ "a", "raw bc\r" }, made.seen)
   end)
 
   it("gives all that it holds to rawDataReceived when a line was half here", function()
@@ -1019,6 +1037,16 @@ describe("LineOnlyReceiver, of a line that is too long,", function()
         self.delimiter = "--"
       end,
     }, "a\r\n12345678-9\r\n0--b--", { "a", "b" })
+  end)
+
+  it("skips from behind what it has shown, wherever that was cut", function()
+    assertCuts(basic.LineOnlyReceiver {
+      MAX_LENGTH = 6,
+      lineReceived = noting(),
+      lineLengthExceeded = function(self)
+        self.delimiter = "-"
+      end,
+    }, "a\r\n1-3-567-b-", { "a", "b" })
   end)
 
   it("keeps nothing of what it skips", function()
@@ -1291,6 +1319,15 @@ describe("FixedStringReceiver", function()
       made:dataReceived(("abcd"):sub(cut + 1) .. "ef")
       assert.same({ "ab", "cd", "ef" }, made.seen)
     end
+  end)
+
+  it("cuts anew what it holds as soon as it is resumed when SIZE was changed", function()
+    local made = connected(Fixed { SIZE = 5 })
+    made:dataReceived "abcd"
+    made:pauseProducing()
+    made.SIZE = 2
+    made:resumeProducing()
+    assert.same({ "ab", "cd" }, made.seen)
   end)
 
   for _, ending in ipairs { "loseConnection", "abortConnection" } do
