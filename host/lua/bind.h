@@ -253,6 +253,9 @@ void skald_log(struct core *core, int level, const char *text, size_t length);
 /* The oldest error that was logged while errors are kept (`skald test`), or NULL; freed with
  * skald_free. */
 char *skald_log_take(struct core *core, size_t *length);
+/* Ends the process with status 1 and the line `text` (copied) on standard error unless it is called
+ * again within so many seconds; 0 s: no more. 0 or a negative errno. */
+int skald_watchdog(struct core *core, double seconds, const char *text);
 bool skald_is_stopping(struct core *core);
 double skald_user(void);                                        /* who we are */
 int skald_real_path(const char *path, char *real, size_t size); /* 0 or a positive errno */

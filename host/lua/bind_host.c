@@ -2,6 +2,7 @@
 #include "lua/bind.h"
 
 #include "base/log.h"
+#include "io/watchdog.h"
 #include "lua/bundle.h"
 #include "lua/core.h"
 #include "lua/vm.h"
@@ -106,6 +107,16 @@ void skald_log(struct core *core, int level, const char *text, size_t length)
 char *skald_log_take(struct core *core, size_t *length)
 {
     return core->log->kept ? log_take(core->log->kept, length) : NULL;
+}
+
+int skald_watchdog(struct core *core, double seconds, const char *text)
+{
+    int error = 0;
+    if (core->watchdog == NULL)
+        core->watchdog = watchdog_new(&error);
+    if (core->watchdog)
+        watchdog_feed(core->watchdog, seconds, text);
+    return error;
 }
 
 bool skald_log_wants(struct core *core, int level)

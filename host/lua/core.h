@@ -13,6 +13,7 @@
 struct datagrams;
 struct skald_read;
 struct watch;
+struct watchdog;
 
 struct core {
     lua_State *L; /* owns */
@@ -25,10 +26,11 @@ struct core {
     int gc_held; /* KB at the last step of it */
     struct loop *loop;
     const struct log *log;
-    struct slots timers;   /* callLater's; owns them */
-    struct watch *watch;   /* owns; NULL until skald_watch_open */
-    int gc_wanted;         /* collections that are still to be made in idle turns */
-    double gc_collections; /* that have ended */
+    struct slots timers;       /* callLater's; owns them */
+    struct watch *watch;       /* owns; NULL until skald_watch_open */
+    struct watchdog *watchdog; /* owns; NULL until skald_watchdog */
+    int gc_wanted;             /* collections that are still to be made in idle turns */
+    double gc_collections;     /* that have ended */
     struct timer gc_timer;
     bool stop_wanted;
     bool drain_wanted;

@@ -6,6 +6,7 @@
 #include "base/options.h"
 #include "io/loop.h"
 #include "io/watch.h"
+#include "io/watchdog.h"
 #include "lua/dispatch.h"
 #include "lua/vm.h"
 
@@ -202,6 +203,7 @@ static void host_close(struct host *host)
     signals_close(host);
     core_timers_free(core);
     watch_free(core->watch);
+    watchdog_free(core->watchdog);
     int handles = loop_close(core->loop);
     vm_close(core);
     loop_census(core->loop, &census);

@@ -154,28 +154,59 @@ local function interrupt(task, problem)
   end
 end
 
+local STUCK = 6 -- time limits without a turn of the loop, after which no code can be told to end
+local FEED = 1 -- seconds between two turns that the watchdog is told of, at most
+
+local function watchdogText(self, scope)
+  local element = scope.element
+  local trace = element.trace
+  local place = trace and ("%s:%d: "):format(trace.short_src, trace.currentline) or ""
+  return ("skald test: %s'%s' has run for %g s without waiting, and cannot be stopped; before it %d passed, %d failed")
+    :format(place, tostring(element.name), STUCK * host.options.timeout, self.passed, self.failed)
+end
+
+-- The loop turns; what does not come back from here ends the run.
+local function feed(self, scope)
+  C.skald_watchdog(pointer, STUCK * host.options.timeout, watchdogText(self, scope))
+end
+
 --- Calls `f(...)`; where that waits for too long, an error is raised where it waits, and `expired` says so.
+--- Where it never waits, the run ends.
 ---@param scope Scope
 ---@param f function
 ---@param ... any
 function Scopes:limited(scope, f, ...)
   local task, late = self.task, 0
-  local timer
-  local function expire()
+  local limit = host.options.timeout
+  local timer, expire, tick
+  -- Waits for the time limit, and feeds the watchdog meanwhile.
+  local function wait(seconds)
+    feed(self, scope)
+    timer = timers.own(math.min(seconds, FEED), tick, C.skald_seconds(pointer) + seconds)
+  end
+  function tick(due)
+    local left = due - C.skald_seconds(pointer)
+    if left > 0 then
+      return wait(left)
+    end
+    expire()
+  end
+  function expire()
     late = late + 1
     local place = leftovers.waitsAt(task.thread)
-    local text = ("%s: waited here for longer than the time limit of %g s"):format(place or "?", host.options.timeout)
+    local text = ("%s: waited here for longer than the time limit of %g s"):format(place or "?", limit)
     scope.expired = scope.expired or text
     if late > MOST_LATE then
       program.complain("skald test: %s, and cannot be stopped", text)
       C.skald_stop(pointer, 1)
       return
     end
-    timer = timers.own(math.min(NEXT, host.options.timeout), expire)
+    wait(math.min(NEXT, limit))
     interrupt(task, failure.new(text))
   end
-  timer = timers.own(host.options.timeout, expire)
+  wait(limit)
   local function leave(...)
+    C.skald_watchdog(pointer, 0, "")
     timer:cancel()
     return ...
   end

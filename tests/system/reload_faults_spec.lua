@@ -523,7 +523,7 @@ for name in ([[skald_write skald_write_pair skald_set_producer skald_buffered sk
   skald_tls_certify skald_tls_trust skald_tls_offer skald_tls_new skald_tls_problem skald_secure_listener skald_secure
   skald_protocol skald_certificate
   skald_spawn skald_signal skald_signal_number skald_signal_name skald_resize skald_stdio_take skald_stdio_connect
-  skald_stdio_is_socket]]):gmatch "%S+" do
+  skald_stdio_is_socket skald_watchdog]]):gmatch "%S+" do
   others[name] = true
 end
 

@@ -309,6 +309,35 @@ describe("skald test", function()
       says(outcome.err, "skald test: it_spec.lua:12: waited here", "and cannot be stopped")
     end)
 
+    it("a test runs that never waits: the run ends, and says which", function()
+      local outcome = run([[
+        it("one", function() end)
+        describe("two", function()
+          it("loops", function() while true do end end)
+        end)
+      ]], { "--timeout=0.1" })
+      assert.equal(1, outcome.status)
+      assert.equal("skald test: it_spec.lua:14: 'loops' has run for 0.6 s without waiting, and cannot be stopped; "
+        .. "before it 1 passed, 0 failed\n", outcome.err)
+    end)
+
+    it("what stands around a test runs without waiting, and the loading of a spec", function()
+      local outcome = run([[
+        before_each(function() while true do end end)
+        it("one", function() end)
+      ]], { "--timeout=0.1" })
+      says(outcome.err, "it_spec.lua:13: 'one' has run", "cannot be stopped")
+      outcome = run("while true do end", { "--timeout=0.1" })
+      says(outcome.err, "'it_spec.lua' has run", "cannot be stopped")
+    end)
+
+    it("no test that works for longer, and comes to its end", function()
+      passes([[ it("works", function()
+        local stop = reactor.seconds() + 1.1
+        while reactor.seconds() < stop do end
+      end) ]], 1, { "--timeout=1" })
+    end)
+
     it("what stands around a test waits", function()
       local outcome = run([[
         describe("a", function()
