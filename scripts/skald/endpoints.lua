@@ -429,6 +429,21 @@ function endpoints.parseClient(s)
   return result, message
 end
 
+--- The socket of a server endpoint: of `haproxy:` the one within, with `proxied` set.
+---@private
+---@param endpoint table as endpoints.parseServer gives it
+---@return table
+function endpoints.socketOf(endpoint)
+  if not endpoint.inner then
+    return endpoint
+  end
+  local socket = { proxied = true }
+  for key, value in pairs(endpoint.inner) do
+    socket[key] = value
+  end
+  return socket
+end
+
 -- --- what may be done with one ----------------------------------------------------------------
 
 --- An endpoint to listen on.
@@ -443,7 +458,7 @@ function Server:listen(factory)
   local text, endpoint = self.text, self.endpoint
   require("skald.roster").need("listen", factory)
   return require("skald.deferred").maybeDeferred(function()
-    local port, message, code = require("skald.program").listen(factory, require("skald.ports").socketOf(endpoint))
+    local port, message, code = require("skald.program").listen(factory, endpoints.socketOf(endpoint))
     return port or error({ message = ("%s: %s"):format(text, message), code = code }, 0)
   end)
 end

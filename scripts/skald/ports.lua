@@ -110,20 +110,6 @@ local function bind(group, endpoint, backlog)
   return handle[0]
 end
 
---- The socket of a server endpoint: of `haproxy:` the one within, with `proxied` set.
----@param endpoint table as endpoints.parseServer gives it
----@return table
-function ports.socketOf(endpoint)
-  if not endpoint.inner then
-    return endpoint
-  end
-  local socket = { proxied = true }
-  for key, value in pairs(endpoint.inner) do
-    socket[key] = value
-  end
-  return socket
-end
-
 --- What makes two endpoints the same socket.
 ---@param endpoint table
 ---@return string
@@ -141,7 +127,7 @@ end
 
 --- Binds, without accepting.
 ---@param group Group
----@param endpoint table as ports.socketOf gives it
+---@param endpoint table as endpoints.socketOf gives it
 ---@param backlog integer?
 ---@return Listener? listener or nil, message, code
 ---@return string? message

@@ -389,7 +389,7 @@ end
 local function endpointsOf(definition, override)
   local list = {}
   for i, text in ipairs(asList(override or definition.listen)) do
-    list[i] = ports.socketOf(endpoints.parseServer(text))
+    list[i] = endpoints.socketOf(endpoints.parseServer(text))
     list[i].key = ports.key(list[i])
   end
   return list
