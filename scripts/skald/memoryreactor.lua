@@ -7,6 +7,8 @@ local class = require "skald.class"
 local deferred = require "skald.deferred"
 local definition = require "skald.definition"
 local memoryconnector = require "skald.memoryconnector"
+local memorydatagram = require "skald.memorydatagram"
+local memoryprocess = require "skald.memoryprocess"
 local pump = require "skald.pump"
 
 -- --- a factory's connections ------------------------------------------------------------------
@@ -97,7 +99,7 @@ end
 
 -- --- ports ------------------------------------------------------------------------------------
 
---- What listenTCP of a MemoryReactor gives.
+--- What listenTCP, listenSSL and listenUNIX of a MemoryReactor give.
 ---@class MemoryPort: Port
 ---@field factory Factory
 ---@field endpoint table as endpoints.parseServer gives it
@@ -128,8 +130,13 @@ end
 ---@class MemoryReactor: Clock
 ---@field tcpServers MemoryPort[]
 ---@field unixServers MemoryPort[]
+---@field sslServers MemoryPort[]
+---@field udpPorts MemoryDatagramPort[]
 ---@field tcpClients MemoryConnector[]
+---@field sslClients MemoryConnector[]
 ---@field unixClients MemoryConnector[]
+---@field processes MemoryProcess[]
+---@field missing table<string, string> programs that cannot be started: the names of errors by their paths
 ---@field lookups table[] `{ name =, deferred = }`: a test fires the Deferred with an address
 ---@field triggers table[] `{ phase =, event =, f =, … }`
 ---@field pumps Pump[] the connections that `connect` made
@@ -139,8 +146,9 @@ end
 local MemoryReactor = Clock {}
 
 local plain = {
-  "callLater", "seconds", "callWhenRunning", "stop", "run", "listenTCP", "listenUNIX", "connectTCP", "connectUNIX",
-  "resolve", "addSystemEventTrigger", "removeSystemEventTrigger",
+  "callLater", "seconds", "callWhenRunning", "stop", "run", "listenTCP", "listenSSL", "listenUNIX", "listenUDP",
+  "connectTCP", "connectSSL", "connectUNIX", "spawnProcess", "resolve", "addSystemEventTrigger",
+  "removeSystemEventTrigger",
 }
 
 -- A function that may be called with a dot.
@@ -159,6 +167,8 @@ end
 function MemoryReactor:init(options)
   Clock.init(self)
   self.tcpServers, self.unixServers, self.tcpClients, self.unixClients = {}, {}, {}, {}
+  self.sslServers, self.sslClients, self.udpPorts, self.datagrams = {}, {}, {}, {}
+  self.processes, self.missing = {}, {}
   self.lookups, self.triggers, self.pumps, self.logged, self.waiting = {}, {}, {}, {}, {}
   self.ups = {} -- how many ports and connectors of a factory are up
   self.running = not options or options.running ~= false
@@ -264,7 +274,7 @@ local function isAddress(text)
 end
 
 local function addressOf(self, endpoint)
-  if endpoint.type == "unix" then
+  if endpoint.path then
     return address.unix(endpoint.path)
   end
   local number, host = endpoint.port, endpoint.interface or "0.0.0.0"
@@ -272,7 +282,22 @@ local function addressOf(self, endpoint)
     self.lastPort = self.lastPort + 1
     number = self.lastPort
   end
-  return address.inet(host:find(":", 1, true) and "TCP6" or "TCP", host, number)
+  local kind = endpoint.type == "udp" and "UDP" or "TCP"
+  return address.inet(host:find(":", 1, true) and kind .. "6" or kind, host, number)
+end
+
+-- Those that were asked for in the same way.
+local function listOf(self, endpoint, side)
+  return self[(endpoint.path and "unix" or endpoint.type == "tls" and "ssl" or "tcp") .. side]
+end
+
+local function isTaken(ports, own)
+  for _, other in ipairs(ports) do
+    if other.listening and other.address == own then
+      return true
+    end
+  end
+  return false
 end
 
 -- What serves a port: of `haproxy:` a wrapper that reads the header first.
@@ -281,26 +306,51 @@ local function servedBy(factory, proxied)
 end
 
 local function listen(self, given, endpoint)
-  local proxied = endpoint.inner ~= nil
-  endpoint = endpoint.inner or endpoint
-  local list = endpoint.type == "unix" and self.unixServers or self.tcpServers
+  endpoint = require("skald.endpoints").socketOf(endpoint)
   local made = setmetatable({ memory = self, endpoint = endpoint, listening = true }, Port)
   made.address = addressOf(self, endpoint)
-  for _, other in ipairs(list) do
-    if other.listening and other.address == made.address then
+  for _, list in ipairs { self.tcpServers, self.sslServers, self.unixServers } do
+    if isTaken(list, made.address) then
       return nil, "Address already in use", "EADDRINUSE"
     end
   end
   made.factory = definition.factoryOf(given)
-  made.served = servedBy(made.factory, proxied)
-  table.insert(list, made)
+  made.served = servedBy(made.factory, endpoint.proxied)
+  table.insert(listOf(self, endpoint, "Servers"), made)
   memoryconnector.raise(self, made.factory)
   return made
 end
 
+local function bind(self, endpoint, onStop)
+  local own = addressOf(self, endpoint)
+  if isTaken(self.udpPorts, own) then
+    return nil, "Address already in use", "EADDRINUSE"
+  end
+  local made = memorydatagram.new(self, endpoint, own, onStop)
+  table.insert(self.udpPorts, made)
+  return made
+end
+
+-- A factory's UDP port, as a definition asks for it.
+local function bindFactory(self, factory, endpoint)
+  local made, message, code = bind(self, endpoint, function()
+    memoryconnector.lower(self, factory)
+  end)
+  if not made then
+    return nil, message, code
+  end
+  memoryconnector.raise(self, factory)
+  memorydatagram.start(made, memorydatagram.build(factory))
+  return made
+end
+
+local function serveAny(self, factory, endpoint)
+  return (endpoint.type == "udp" and bindFactory or listen)(self, factory, endpoint)
+end
+
 local function newConnector(self, given, endpoint)
   local connector = memoryconnector.new(self, definition.factoryOf(given), endpoint)
-  table.insert(endpoint.type == "unix" and self.unixClients or self.tcpClients, connector)
+  table.insert(listOf(self, endpoint, "Clients"), connector)
   return connector
 end
 
@@ -319,6 +369,37 @@ end
 ---@return string? code EADDRINUSE
 function MemoryReactor:listenTCP(port, factory, opts)
   return listen(self, factory, asked.listenTCP(port, factory, opts, isAddress))
+end
+
+--- Notes a port, in `sslServers`; its factory starts. Nothing is encrypted, and no file is read.
+---@param port integer to 65535; 0: one that is free
+---@param factory table a factory, a Factory class, or a definition
+---@param opts TLSServerOptions and interface, backlog as for listenTCP
+---@return MemoryPort? port nil, message, code where that is listened on already
+---@return string? message
+---@return string? code EADDRINUSE
+function MemoryReactor:listenSSL(port, factory, opts)
+  return listen(self, factory, asked.listenSSL(port, factory, opts, isAddress))
+end
+
+--- Notes a UDP port, in `udpPorts`; its protocol starts. What is written goes to other ports of this reactor by
+--- `flush`, and stands in `sent` of the port; a test sends by `memory:datagram(port, …)`.
+---@param port integer to 65535; 0: one that is free
+---@param protocol table a DatagramProtocol: an instance, a class, or a table of methods
+---@param opts? { interface: string?, maxPacketSize: integer?, reuse: boolean?, broadcast: boolean? } as for the
+---real one; maxPacketSize: bytes (8192), longer datagrams are truncated
+---@return MemoryDatagramPort? port nil, message, code where that is listened on already
+---@return string? message
+---@return string? code EADDRINUSE
+function MemoryReactor:listenUDP(port, protocol, opts)
+  local endpoint = asked.listenUDP(port, protocol, opts, isAddress)
+  local receiver = memorydatagram.protocolOf(protocol, 2)
+  local made, message, code = bind(self, endpoint, function() end)
+  if not made then
+    return nil, message, code
+  end
+  memorydatagram.start(made, receiver)
+  return made
 end
 
 --- Notes a port, in `unixServers`; its factory starts.
@@ -342,6 +423,16 @@ function MemoryReactor:connectTCP(host, port, factory, opts)
   return connectLater(self, factory, asked.connectTCP(host, port, factory, opts, isAddress))
 end
 
+--- Notes a connector, in `sslClients`, which waits for `connect` or `fail`. Nothing is encrypted.
+---@param host string
+---@param port integer from 1 to 65535
+---@param factory table a client factory, a class of one, or a definition
+---@param opts? TLSClientOptions and timeout, bindAddress as for connectTCP
+---@return MemoryConnector
+function MemoryReactor:connectSSL(host, port, factory, opts)
+  return connectLater(self, factory, asked.connectSSL(host, port, factory, opts, isAddress))
+end
+
 --- Notes a connector, in `unixClients`, which waits for `connect` or `fail`.
 ---@param path string
 ---@param factory table a client factory, a class of one, or a definition
@@ -349,6 +440,22 @@ end
 ---@return MemoryConnector
 function MemoryReactor:connectUNIX(path, factory, opts)
   return connectLater(self, factory, asked.connectUNIX(path, factory, opts))
+end
+
+--- Notes a process, in `processes`, which runs until the test has it end by `memory:exit`. One whose path stands in
+--- `missing` is not started.
+---@param receiver ProcessProtocol an instance, or a plain table
+---@param path string
+---@param args string[]? from the program's own name on; by default the path
+---@param opts? { env: table?, cwd: string?, uid: integer?, gid: integer?, pty: boolean|table?, childFDs: table? } as
+---for the real one; all but pty and childFDs are only noted
+---@return MemoryProcess transport
+function MemoryReactor:spawnProcess(receiver, path, args, opts)
+  local plan, fds = asked.spawnProcess(receiver, path, args, opts)
+  local made = memoryprocess.new(self, receiver, plan, fds)
+  table.insert(self.processes, made)
+  self:callWhenRunning(memoryprocess.start, made, self.missing[path])
+  return made
 end
 
 --- Notes a lookup, in `lookups`; an address is its own answer.
@@ -379,11 +486,22 @@ local function newPump(self, options, host)
   return made
 end
 
+-- Where TLS was asked for, both sides hear that it is up.
+local function shake(made, endpoint, options)
+  for _, side in ipairs(endpoint.type == "tls" and made.sides or {}) do
+    side.transport.negotiatedProtocol = options.negotiatedProtocol
+    if side.protocol and not side.lost and not side.how then
+      side:call(side.protocol, "handshakeCompleted")
+    end
+  end
+end
+
 local function accept(self, port, client, options)
   local made = newPump(self, options, port.address)
   local side = made.sides[1]
   count(side, port.served)
   made:join(groupOf(port.served):hasRoom(side.transport:getPeer()) and port.served or nil, client)
+  shake(made, port.endpoint, options)
   return made
 end
 
@@ -392,31 +510,52 @@ local function answer(self, connector, server, options)
   made.server = made.sides[1]:join(server)
   count(made.sides[2], connector.factory)
   made.client = memoryconnector.join(connector, made.sides[2])
+  shake(made, connector.endpoint, options)
   return made
+end
+
+local function needProcess(name, process)
+  if not memoryprocess.is(process) then
+    error(("%s takes a process of this reactor"):format(name), 3)
+  end
+end
+
+-- Those of a pump, and one more.
+local function needOptions(options)
+  local rest = options
+  if type(options) == "table" then
+    rest = {}
+    for key, value in pairs(options) do
+      rest[key] = key ~= "negotiatedProtocol" and value or nil
+    end
+  end
+  pump.need("connect", rest, 3)
+  return options or {}
 end
 
 --- Makes a connection: to a port that listens, whose factory makes the server's protocol; or the one that
 --- a connector waits for, whose factory makes the client's. `other` is the other side.
 ---@param record MemoryPort|MemoryConnector
 ---@param other Protocol|Factory
----@param options? table as for testing.connect; host is the port's, or where the connector connects to
+---@param options? table as for testing.connect; host is the port's, or where the connector connects to; besides,
+---where TLS was asked for, `negotiatedProtocol`: what both sides find as that
 ---@return Pump? pump nil, message, code where the port does not listen, the connector does not connect
 ---@return string? message
 ---@return string? code
 function MemoryReactor:connect(record, other, options)
-  pump.need("connect", options, 2)
+  options = needOptions(options)
   pump.needSide("connect", other, 2)
   if memoryconnector.is(record) then
     if record.state ~= "connecting" then
       return nil, "the connector is " .. record.state, "EALREADY"
     end
-    return answer(self, record, other, options or {})
+    return answer(self, record, other, options)
   elseif getmetatable(record) ~= Port then
     error("connect takes a port or a connector of this reactor", 2)
   elseif not record.listening then
     return nil, "Connection refused", "ECONNREFUSED"
   end
-  return accept(self, record, other, options or {})
+  return accept(self, record, other, options)
 end
 
 local failures = {
@@ -448,7 +587,55 @@ function MemoryReactor:fail(connector, errno) -- luacheck: no self
   return true
 end
 
---- Lets the bytes of all connections move, until all are at rest.
+--- The peer sends a datagram to a UDP port: its protocol gets it now.
+---@param port MemoryDatagramPort
+---@param data string
+---@param from Address? by default udp:192.0.2.1:54321
+---@return boolean? ok nil, message, code where the port is closed
+---@return string? message
+---@return string? code ECONNREFUSED
+function MemoryReactor:datagram(port, data, from) -- luacheck: no self
+  if not memorydatagram.is(port) then
+    error("datagram takes a UDP port of this reactor", 2)
+  elseif type(data) ~= "string" then
+    error(("datagram takes a string, not a %s"):format(type(data)), 2)
+  elseif not port.listening then
+    return nil, "Connection refused", "ECONNREFUSED"
+  end
+  memorydatagram.receive(port, data, from or address.inet("UDP", "192.0.2.1", 54321))
+  return true
+end
+
+--- A process writes to one of its descriptors.
+---@param process MemoryProcess
+---@param data string
+---@param fd integer? the process's own number of it: 1, its standard output
+---@return boolean? ok nil, message, code where nobody reads that
+---@return string? message
+---@return string? code EPIPE
+function MemoryReactor:output(process, data, fd) -- luacheck: no self
+  needProcess("output", process)
+  if type(data) ~= "string" then
+    error(("output takes a string, not a %s"):format(type(data)), 2)
+  end
+  return memoryprocess.output(process, data, fd or 1)
+end
+
+--- A process ends: processExited, the ends of its descriptors and processEnded are called.
+---@param process MemoryProcess
+---@param how integer|string|nil its status (0), or the name of the signal that ended it, such as "TERM"
+---@return boolean? ok nil, message, code where it does not run
+---@return string? message
+---@return string? code ESRCH
+function MemoryReactor:exit(process, how) -- luacheck: no self
+  needProcess("exit", process)
+  if how ~= nil and type(how) ~= "string" and (type(how) ~= "number" or how % 1 ~= 0 or how < 0 or how > 255) then
+    error(("exit takes a status from 0 to 255 or the name of a signal, not %s"):format(tostring(how)), 2)
+  end
+  return memoryprocess.exit(process, how or 0)
+end
+
+--- Lets the bytes and datagrams of all connections and ports move, until all are at rest.
 function MemoryReactor:flush()
   local rounds = 0
   repeat
@@ -456,6 +643,8 @@ function MemoryReactor:flush()
     for _, one in ipairs(self.pumps) do
       any = one:step() or any
     end
+    any = memorydatagram.deliver(self) or any
+    any = memoryprocess.turn(self) or any
     rounds = rounds + 1
     if rounds == 100000 then
       error("flush: the connections do not come to rest", 2)
@@ -475,7 +664,7 @@ function MemoryReactor:serve(given)
       table.insert(records, assert(f(self, factory, assert(parse(text)))))
     end
   end
-  each(factory.listen, endpoints.parseServer, listen)
+  each(factory.listen, endpoints.parseServer, serveAny)
   each(factory.connect, endpoints.parseClient, connectLater)
   return records
 end
@@ -497,7 +686,7 @@ end
 local function program(self)
   return {
     listen = function(given, endpoint)
-      return listen(self, given, endpoint)
+      return serveAny(self, definition.factoryOf(given), endpoint)
     end,
     connectOnce = function(given, endpoint)
       return memoryconnector.connectOnce(newConnector(self, given, endpoint))

@@ -1,6 +1,7 @@
 -- skald.testing inside the host: as outside, beside the real reactor.
 
 local host = require "support.host"
+local reactors = require "support.reactors"
 
 describe("the test kit inside the host", function()
   after_each(host.cleanup)
@@ -34,4 +35,22 @@ describe("the test kit inside the host", function()
     assert.equal("lost\ttrue", h:line())
     h:ends()
   end)
+end)
+
+describe("on the real reactor, as on that of the test kit,", function()
+  after_each(host.cleanup)
+
+  for name, case in pairs(reactors.cases) do
+    it(name, function()
+      local h = host.serve(reactors.scriptOf(case), { listening = 0 })
+      for _, line in ipairs(case.lines) do
+        local said = h:line()
+        while said:find "^listening " do
+          said = h:line()
+        end
+        assert.equal(line, said)
+      end
+      h:ends()
+    end)
+  end
 end)

@@ -7,6 +7,7 @@ local host = require "support.host"
 local policies = require "skald.policies"
 local process = require "support.process"
 local protocol = require "skald.protocol"
+local reactors = require "support.reactors"
 local stream = require "skald.stream"
 local task = require "skald.task"
 local testing = require "skald.testing"
@@ -494,6 +495,32 @@ describe("a MemoryReactor", function()
     return require "skald.reactor"
   end
 
+  for name, case in pairs(reactors.cases) do
+    it("does as the real one: " .. name, function()
+      local lines = {}
+      local function say(...)
+        local words = { ... }
+        for i = 1, select("#", ...) do
+          words[i] = tostring(words[i])
+        end
+        table.insert(lines, table.concat(words, "\t"))
+      end
+      local script = assert(loadstring(reactors.scriptOf(case)))
+      setfenv(script, setmetatable({ print = say }, { __index = _G }))
+      if case.prepare then
+        case.prepare(memory)
+      end
+      script()
+      memory:flush()
+      if case.play then
+        case.play(memory)
+      end
+      memory:flush()
+      assert.same(case.lines, lines)
+      assert.is_true(memory.stopped)
+    end)
+  end
+
   it("is the reactor while it is installed", function()
     assert.is_true(rawequal(memory, reactor()))
     uninstall()
@@ -520,6 +547,154 @@ describe("a MemoryReactor", function()
     task.deferLater(nil, 3, function() return "late" end):addCallback(function(value) fired = value end)
     memory:advance(3)
     assert.equal("late", fired)
+  end)
+
+  it("has endpoints listen and connect, whatever they are of", function()
+    local asked = { "tcp:0", "tls:0:certificate=c.pem", "unix:/run/x", "haproxy:tcp:0", "udp:0" }
+    for i, text in ipairs(asked) do
+      local port
+      require("skald.endpoints").serverFromString(text)
+        :listen({ protocol = text == "udp:0" and {} or Echo })
+        :addCallback(function(made) port = made end)
+      assert.is_true(rawequal(port, ({
+        memory.tcpServers[1], memory.sslServers[1], memory.unixServers[1], memory.tcpServers[2], memory.udpPorts[1],
+      })[i]), text)
+    end
+    for _, text in ipairs { "tcp:192.0.2.1:7", "tls:192.0.2.1:7", "unix:/run/x" } do
+      require("skald.endpoints").clientFromString(text):connect({ protocol = Echo })
+    end
+    assert.same({ 1, 1, 1 }, { #memory.tcpClients, #memory.sslClients, #memory.unixClients })
+    assert.equal("tcp:192.0.2.1:7", tostring(memory.sslClients[1]:getDestination()))
+  end)
+
+  it("listens and connects for TLS, of which both sides hear that it is up", function()
+    local Asking = Recorder {}
+    function Asking:handshakeCompleted()
+      self.transport:write("over " .. self.transport.negotiatedProtocol)
+    end
+    local port = reactor().listenSSL(0, { protocol = Asking }, { certificate = "c.pem", alpn = "h2" })
+    local client = Asking:new()
+    memory:connect(port, client, { negotiatedProtocol = "h2" })
+    memory:flush()
+    assert.equal("over h2", client.data)
+    local factory = protocol.ClientFactory({ protocol = Asking }):new()
+    local connector = reactor().connectSSL("example.org", 443, factory, { trust = "ca.pem" })
+    assert.is_true(rawequal(connector, memory.sslClients[1]))
+    assert.equal("ca.pem", connector.endpoint.trust)
+    local server = Recorder:new()
+    memory:connect(connector, server, { negotiatedProtocol = "x" })
+    memory:flush()
+    assert.equal("over x", server.data)
+    assert.matches("certificate", (raisesHere(reactor().listenSSL, 0, { protocol = Asking }, {})))
+    assert.same({ nil, "Address already in use", "EADDRINUSE" },
+      { reactor().listenTCP(port:getHost().port, { protocol = Echo }) })
+  end)
+
+  it("has a test send datagrams, and keeps those that are sent", function()
+    local P = protocol.DatagramProtocol {
+      datagramReceived = function(self, data, from) self.transport:write(data:upper(), from) end,
+    }
+    local port = reactor().listenUDP(53, P)
+    assert.is_true(memory:datagram(port, "abc"))
+    assert.is_true(memory:datagram(port, "", address.inet("UDP", "192.0.2.7", 5)))
+    assert.same({ "ABC", "udp:192.0.2.1:54321" }, { port.sent[1].data, tostring(port.sent[1].address) })
+    assert.same({ "", "udp:192.0.2.7:5" }, { port.sent[2].data, tostring(port.sent[2].address) })
+    assert.same({ nil, "Address already in use", "EADDRINUSE" }, { reactor().listenUDP(53, P) })
+    assert.equal("listenUDP: this protocol has a port already", raisesHere(reactor().listenUDP, 54, port.protocol))
+    assert.is_true(port:joinGroup "239.1.1.1")
+    local heard
+    local other = reactor().listenUDP(0, { datagramReceived = function(_, data, from) heard = data .. tostring(from) end })
+    other:connect("127.0.0.1", 53)
+    other:write "x"
+    memory:flush()
+    assert.equal("Xudp:127.0.0.1:53", heard)
+    port:stopListening()
+    assert.same({ nil, "Connection refused", "ECONNREFUSED" }, { memory:datagram(port, "x") })
+    assert.same({ nil, "closing", "EPIPE" }, { port:setTTL(1) })
+  end)
+
+  it("brings a datagram for a group to all that have joined it", function()
+    local heard = {}
+    local function member(number)
+      return reactor().listenUDP(5353, { datagramReceived = function(_, data) table.insert(heard, data .. number) end },
+        { interface = "127.0.0." .. number })
+    end
+    local a, _, c = member(1), member(2), member(3)
+    a:joinGroup "224.0.0.251"
+    c:joinGroup "224.0.0.251"
+    assert.same({ nil, "Address already in use", "EADDRINUSE" }, { a:joinGroup "224.0.0.251" })
+    reactor().listenUDP(0, {}):write("q", "224.0.0.251", 5353)
+    memory:flush()
+    assert.same({ "q1", "q3" }, heard)
+    assert.is_true(c:leaveGroup "224.0.0.251")
+    assert.same({ nil, "Cannot assign requested address", "EADDRNOTAVAIL" }, { c:leaveGroup "224.0.0.251" })
+  end)
+
+  it("notes processes, of which the test says what they do", function()
+    local lines = {}
+    local P = protocol.ProcessProtocol {
+      errReceived = function(_, data) table.insert(lines, "err " .. data) end,
+      outConnectionLost = function() table.insert(lines, "out lost") end,
+      processEnded = function(_, reason) table.insert(lines, "ended " .. reason.exitCode) end,
+    }
+    local made = reactor().spawnProcess(P:new(), "cat", { "cat", "-n" }, { cwd = "/", env = { A = "1" } })
+    assert.is_true(rawequal(made, memory.processes[1]))
+    assert.same({ "cat", { "cat", "-n" }, "/", { A = "1" } }, { made.path, made.args, made.cwd, made.env })
+    made:write "some"
+    made:write "thing"
+    assert.equal("something", made:written())
+    memory:output(made, "oops", 2)
+    made:closeStdout()
+    memory:flush()
+    assert.same({ nil, "Broken pipe", "EPIPE" }, { memory:output(made, "late") })
+    made:abortConnection()
+    assert.same({ "KILL" }, made.signals)
+    memory:exit(made)
+    assert.same({ "err oops", "out lost", "ended 0" }, lines)
+    assert.same({ nil, "the process has ended", "ESRCH" }, { memory:exit(made) })
+  end)
+
+  it("holds the output of a process that is paused, and its end with it", function()
+    local lines = {}
+    local made = reactor().spawnProcess({
+      outReceived = function(_, data) table.insert(lines, data) end,
+      processExited = function() table.insert(lines, "exited") end,
+      processEnded = function() table.insert(lines, "ended") end,
+    }, "cat")
+    made:pauseProducing()
+    memory:output(made, "held")
+    memory:exit(made, "KILL")
+    assert.same({ "exited" }, lines)
+    made:resumeProducing()
+    memory:flush()
+    assert.same({ "exited", "held", "ended" }, lines)
+  end)
+
+  it("writes to a process by a producer, and ends one whose callback raises", function()
+    local why
+    local made = reactor().spawnProcess({
+      outReceived = function() error("boom", 0) end,
+      processEnded = function(_, reason) why = reason end,
+    }, "cat", nil, { pty = { rows = 5 } })
+    local left = 3
+    made:registerProducer({
+      resumeProducing = function()
+        made:write "x"
+        left = left - 1
+        if left == 0 then
+          made:unregisterProducer()
+        end
+      end,
+      stopProducing = function() end,
+    }, false)
+    memory:flush()
+    assert.equal("xxx", made:written())
+    assert.is_true(made:setWindowSize(6, 7))
+    assert.same({ 6, 7 }, { made.rows, made.columns })
+    assert.same({ false, "boom" }, { pcall(memory.output, memory, made, "x") })
+    assert.same({ "TERM" }, made.signals)
+    memory:exit(made, "TERM")
+    assert.same({ "error", "local" }, { why.code, why.by })
   end)
 
   it("notes the ports that are listened on, and starts and stops their factories", function()
