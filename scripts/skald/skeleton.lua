@@ -9,7 +9,7 @@ local skeleton = {}
 
 -- Modules that a spec needs, and that are not loaded yet.
 local TAKEN = {}
-for name in ("busted luassert say pl cliargs term system ffi skald"):gmatch "%S+" do
+for name in ("busted luassert say pl cliargs term system mediator lfs dkjson ffi skald"):gmatch "%S+" do
   TAKEN[name] = true
 end
 

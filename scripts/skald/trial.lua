@@ -145,7 +145,7 @@ function Trial:attempt(descriptor, f, element)
   local outcome = { status = "success" }
   local function handler(problem)
     problem = unwrap(problem)
-    outcome.status = statusOf(problem)
+    outcome.status, outcome.problem = statusOf(problem), problem
     outcome.trace = busted.getTrace(element, 3, problem)
     if failure.is(problem) then
       outcome.trace.traceback = problem.traceback:match "\n(stack traceback:.*)$" or outcome.trace.traceback
@@ -168,6 +168,8 @@ function Trial:attempt(descriptor, f, element)
   end
   if not results[1] and outcome.status == "success" then
     outcome.status, outcome.message = "error", tostring(results[2])
+  elseif not results[1] and outcome.message == nil and outcome.problem ~= nil then
+    outcome.message = tostring(outcome.problem) -- the stack was full: there was no room to say more
   end
   if outcome.status == "failure" and descriptor ~= "it" then
     outcome.status = "error"
@@ -407,6 +409,23 @@ local function loadBusted()
   return require "busted.core"()
 end
 
+-- Loads busted where nothing is found that lies in the folder we are called in: it may have the name of a
+-- module that busted needs. Afterwards that folder comes last.
+local function loadAside()
+  local path, here = package.path, ""
+  local elsewhere = (";" .. path .. ";"):gsub(";(%./%?[^;]*)", function(form)
+    here = here .. ";" .. form
+    return ""
+  end)
+  package.path = elsewhere:sub(2, -2)
+  local busted, message = loadBusted()
+  if busted then
+    require "term"
+  end
+  package.path = package.path .. here
+  return busted, message
+end
+
 -- busted forgets the modules that a file required: those of the library are to be there before.
 local function loadLibrary()
   for _, file in ipairs(core.bundledNames "skald/") do
@@ -448,7 +467,7 @@ function trial.start(words, options)
     complain("skald: %s (see skald --help)", wrong)
     return 2
   end
-  local busted, message = loadBusted()
+  local busted, message = loadAside()
   local files
   if busted then
     files, message = findFiles(words)

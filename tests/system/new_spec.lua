@@ -88,6 +88,7 @@ describe("skald new", function()
       ["sub/things"] = "'sub/things' is a path: go to the folder first",
       echo = "'echo' is the name of a bundled service",
       string = "'string' is the name of a module that Lua or the tests have",
+      mediator = "'mediator' is the name of a module that Lua or the tests have",
       busted = "'busted' is the name of a module that Lua or the tests have",
     } do
       local status, out, err = new(name)

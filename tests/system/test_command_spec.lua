@@ -175,6 +175,21 @@ describe("skald test", function()
       assert.equal("skald test: 2 passed, 0 failed", summary(test {}))
     end)
 
+    it("finds busted's own modules before those of the same names in this folder", function()
+      local files = {}
+      for _, name in ipairs { "mediator", "system", "term", "lfs", "say" } do
+        files[name .. ".lua"] = "error 'not this one'"
+      end
+      write(files)
+      passes("it('one', function() end)", 1)
+    end)
+
+    it("says what failed where the stack is full", function()
+      local outcome = run [[ it("one", function() local function deeper() return 1 + deeper() end deeper() end) ]]
+      says(outcome.out, "it_spec.lua:12: stack overflow")
+      assert.equal("skald test: 0 passed, 1 failed", summary(outcome))
+    end)
+
     it("goes on where a test would end the program", function()
       local outcome = run [[
         it("one", function() os.exit(0) end)
