@@ -10,6 +10,7 @@ local Conduit = require "skald.conduit"
 local class = require "skald.class"
 local deferred = require "skald.deferred"
 local failure = require "skald.failure"
+local members = require "skald.members"
 local protocol = require "skald.protocol"
 local reason = require "skald.reason"
 
@@ -115,6 +116,9 @@ end
 ---@return Protocol?
 function Carrier:join(given)
   if isFactory(given) then
+    if not self.onJoin then
+      members.count(self, given)
+    end
     given = build(self, given)
   end
   if given == nil then

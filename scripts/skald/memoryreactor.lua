@@ -6,96 +6,11 @@ local asked = require "skald.asked"
 local class = require "skald.class"
 local deferred = require "skald.deferred"
 local definition = require "skald.definition"
+local members = require "skald.members"
 local memoryconnector = require "skald.memoryconnector"
 local memorydatagram = require "skald.memorydatagram"
 local memoryprocess = require "skald.memoryprocess"
 local pump = require "skald.pump"
-
--- --- a factory's connections ------------------------------------------------------------------
-
--- What the factory's connectionCount and each ask, and its bounds of connections.
-local Group = class.root "MemoryGroup"
-
-function Group:init(factory)
-  self.factory, self.members, self.peers, self.applied = factory, {}, {}, {}
-end
-
-function Group:count()
-  return #self.members
-end
-
-function Group:each()
-  local members, i = {}, 0
-  for k, made in ipairs(self.members) do
-    members[k] = made
-  end
-  return function()
-    repeat
-      i = i + 1
-    until members[i] == nil or self.peers[members[i]]
-    return members[i]
-  end
-end
-
--- Bounds are read where they are needed.
-function Group.setBound() end
-
-function Group:add(made, peer)
-  table.insert(self.members, made)
-  self.peers[made] = peer.host or ""
-end
-
-function Group:remove(made)
-  self.peers[made] = nil
-  for i, other in ipairs(self.members) do
-    if rawequal(other, made) then
-      table.remove(self.members, i)
-      return
-    end
-  end
-end
-
--- A bound of a factory, and of whatever that wraps: the tightest one; 0 is none.
-local function tightest(factory, name)
-  local least = math.huge
-  while factory do
-    local value = factory[name]
-    least = value and value > 0 and math.min(value, least) or least
-    factory = factory.wrappedFactory
-  end
-  return least
-end
-
-function Group:hasRoom(peer)
-  local count = 0
-  for _, host in pairs(self.peers) do
-    count = count + (host == peer.host and 1 or 0)
-  end
-  return #self.members < tightest(self.factory, "maxConnections")
-    and (peer.host == nil or count < tightest(self.factory, "maxConnectionsPerPeer"))
-end
-
-local function groupOf(factory)
-  local group = rawget(factory, "_group")
-  if not group then
-    group = Group:new(factory)
-    rawset(factory, "_group", group)
-  end
-  return group
-end
-
--- Whom a side of a pump counts for, from its protocol's connectionMade to its connectionLost.
-local function count(carrier, factory)
-  local group = groupOf(factory)
-  function carrier.onJoin()
-    group:add(carrier.protocol, carrier.transport:getPeer())
-  end
-  function carrier.onLost()
-    if carrier.protocol then
-      group:remove(carrier.protocol)
-    end
-  end
-end
 
 -- --- ports ------------------------------------------------------------------------------------
 
@@ -499,8 +414,8 @@ end
 local function accept(self, port, client, options)
   local made = newPump(self, options, port.address)
   local side = made.sides[1]
-  count(side, port.served)
-  made:join(groupOf(port.served):hasRoom(side.transport:getPeer()) and port.served or nil, client)
+  members.count(side, port.served)
+  made:join(members.hasRoom(port.served, side.transport:getPeer()) and port.served or nil, client)
   shake(made, port.endpoint, options)
   return made
 end
@@ -508,7 +423,7 @@ end
 local function answer(self, connector, server, options)
   local made = newPump(self, options, connector:getDestination())
   made.server = made.sides[1]:join(server)
-  count(made.sides[2], connector.factory)
+  members.count(made.sides[2], connector.factory)
   made.client = memoryconnector.join(connector, made.sides[2])
   shake(made, connector.endpoint, options)
   return made

@@ -455,8 +455,8 @@ local function run(carrier)
   stringtransport.raise(carrier.errors)
 end
 
---- Connects a protocol to a StringTransport as the host does; of a factory, the one that it makes. What
---- connectionMade raises ends the connection, and comes out of here.
+--- Connects a protocol to a StringTransport as the host does; of a factory, the one that it makes, which
+--- connectionCount and each know from then on. What connectionMade raises ends the connection, and comes out of here.
 ---@param given Protocol|Factory
 ---@param transport StringTransport? a new one where there is none
 ---@return Protocol? made nil where the factory refuses

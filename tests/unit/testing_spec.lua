@@ -479,6 +479,52 @@ describe("testing.connect", function()
   end)
 end)
 
+describe("a factory whose connections a test makes", function()
+  local Chat = basic.LineReceiver {}
+  function Chat:lineReceived(line)
+    for other in self.factory:each() do
+      other:sendLine(line)
+    end
+  end
+
+  it("counts them, and iterates over them, with attach", function()
+    local factory = protocol.Factory({ protocol = Chat }):new()
+    local a, one = testing.attach(factory)
+    local b, other = testing.attach(factory)
+    assert.equal(2, factory:connectionCount())
+    testing.feed(a, "hi\r\n")
+    assert.same({ "hi\r\n", "hi\r\n" }, { one:value(), other:value() })
+    testing.lose(a)
+    assert.equal(1, factory:connectionCount())
+    assert.is_true(rawequal(b, factory:each()()))
+    testing.lose(b)
+    assert.equal(0, factory:connectionCount())
+  end)
+
+  it("does so with connect, on both sides, and within wrappers", function()
+    local factory = protocol.Factory({ protocol = Chat }):new()
+    local clients = protocol.Factory({ protocol = Recorder }):new()
+    local outer = policies.WrappingFactory:new(factory)
+    local pumps = { testing.connect(outer, clients), testing.connect(outer, clients) }
+    assert.same({ 2, 2, 2 }, { factory:connectionCount(), outer:connectionCount(), clients:connectionCount() })
+    pumps[1].client.transport:write "hi\r\n"
+    pumps[1]:flush()
+    pumps[2]:flush()
+    assert.same({ "hi\r\n", "hi\r\n" }, { pumps[1].client.data, pumps[2].client.data })
+    for _, pump in ipairs(pumps) do
+      pump.client.transport:loseConnection()
+      pump:flush()
+    end
+    assert.same({ 0, 0, 0 }, { factory:connectionCount(), outer:connectionCount(), clients:connectionCount() })
+  end)
+
+  it("does not count one that it refuses", function()
+    local factory = protocol.Factory({ buildProtocol = function() end }):new()
+    assert.is_nil((testing.attach(factory)))
+    assert.equal(0, factory:connectionCount())
+  end)
+end)
+
 describe("a MemoryReactor", function()
   local memory, uninstall
 
