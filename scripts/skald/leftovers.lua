@@ -20,6 +20,7 @@ local leftovers = {}
 ---@field text string what it is, and where it was made if that is known
 ---@field remove fun() ends it
 ---@field closing boolean? it is about to end by itself
+---@field isGone? fun(): boolean whether it has ended since
 
 local NAMES = { "handle", "dataReceived", "lineReceived", "stringReceived", "connectionMade", "connectionLost" }
 
@@ -170,6 +171,8 @@ local function describeThing(thing)
     return ("a connector to %s (%s)"):format(tostring(thing:getDestination()), thing.state)
   elseif thing.again then
     return with("a LoopingCall", " of the function at %s", placeOf(thing.f))
+  elseif thing.event then
+    return with(("a trigger %s %s"):format(thing.phase, thing.event), ", of the function at %s", placeOf(thing.f))
   elseif thing.plan then
     return "a process, " .. thing.plan.path
   end
@@ -184,6 +187,12 @@ local function isBurden(thing)
     and (not clock or clock == reactor)
 end
 
+-- A process gets no time to end by itself: the next test is to begin without it.
+local function kill(process)
+  process:finish()
+  process:abortConnection()
+end
+
 -- What the owner of a test would end.
 local function addThings(list, scope)
   for _, set in ipairs { scope.owner.things, scope.owner.kept or {} } do
@@ -192,7 +201,10 @@ local function addThings(list, scope)
         list[#list + 1] = {
           text = describeThing(thing),
           remove = function()
-            thing:finish()
+            (thing.plan and kill or thing.finish)(thing)
+          end,
+          isGone = thing.plan and function()
+            return not thing.handle
           end,
         }
       end
@@ -314,12 +326,29 @@ function leftovers.problems()
   return list
 end
 
---- Ends one.
----@param item Leftover
-function leftovers.drop(item)
-  local ok, problem = pcall(item.remove)
-  if not ok then
-    program.complain("%s", tostring(problem))
+local function areGone(list)
+  for _, item in ipairs(list) do
+    if item.isGone and not item.isGone() then
+      return false
+    end
+  end
+  return true
+end
+
+--- Ends them, and waits until they are gone: sockets are at the end of the turn.
+---@param list Leftover[]
+function leftovers.drop(list)
+  for _, item in ipairs(list) do
+    local ok, problem = pcall(item.remove)
+    if not ok then
+      program.complain("%s", tostring(problem))
+    end
+  end
+  local since = C.skald_seconds(pointer)
+  local over = #list == 0
+  while not over do
+    leftovers.pause(areGone(list) and 0 or STEP)
+    over = areGone(list) or C.skald_seconds(pointer) - since > ROOM[true]
   end
 end
 
@@ -334,9 +363,7 @@ end
 --- Ends what a scope has left, whatever raises as it ends: a coroutine, where it is cancelled.
 ---@param scope table
 function leftovers.remove(scope)
-  for _, item in ipairs(leftovers.of(scope)) do
-    leftovers.drop(item)
-  end
+  leftovers.drop(leftovers.of(scope))
   local who = scope.owner
   local busy = who:isBusy()
   who.ended = true

@@ -112,11 +112,11 @@ end
 ---@param hurried boolean? it has failed anyway
 ---@return string?
 function Scopes:close(scope, hurried)
-  local list = {}
-  for _, item in ipairs(leftovers.settle(scope, hurried)) do
+  local list, left = {}, leftovers.settle(scope, hurried)
+  for _, item in ipairs(left) do
     list[#list + 1] = item.text
-    leftovers.drop(item)
   end
+  leftovers.drop(left)
   scopes.note(scope)
   if #scope.services > 0 then
     endServices(scope)

@@ -388,6 +388,11 @@ describe("skald test", function()
         "a timer that is due in ", "set at it_spec.lua:13" },
       ["a cooperative task"] = { "task.Cooperator:new():cooperate(function() return 1 end)",
         "a task of the function at it_spec.lua:13" },
+      ["a trigger"] = { "reactor.addSystemEventTrigger('before', 'shutdown', function() end)",
+        "a trigger before shutdown, of the function at it_spec.lua:13" },
+      ["a UDP port"] = { "reactor.listenUDP(0, {}, { interface = '127.0.0.1' })",
+        "a port that listens on udp:127.0.0.1:" },
+      ["a process"] = { "reactor.spawnProcess({}, '/bin/sleep', { 'sleep', '60' })", "a process, /bin/sleep" },
       ["a connection"] = { "local port = listen() local peer = dial(port) port:stopListening() return peer",
         "a connection that was made (tcp:127.0.0.1:", "a connection that was accepted",
         "its protocol at it_spec.lua:9" },
@@ -414,7 +419,7 @@ describe("skald test", function()
             %s
           end)
           it("is left alone", function()
-            for _, what in ipairs { "connections", "timers", "listeners" } do
+            for _, what in ipairs { "connections", "timers", "listeners", "children" } do
               local census = require("ffi").new "struct skald_census"
               require("skald.core").C.skald_census(require("skald.core").pointer, census)
               assert.equal(what == "timers" and 1 or 0, census[what]) -- the time limit's
