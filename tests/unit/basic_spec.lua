@@ -1,5 +1,6 @@
 local basic = require "skald.basic"
 local class = require "skald.class"
+local fuzz = require "fuzz.receivers"
 local protocol = require "skald.protocol"
 
 local FakeTransport = {}
@@ -816,6 +817,12 @@ describe("a receiver of one kind that becomes one of another", function()
     class.succeed(Old, deriving(basic.FixedStringReceiver, { SIZE = 4 }), true)
     made:dataReceived "cdefg"
     assert.same({ "\4abc", "defg" }, made.seen)
+  end)
+end)
+
+describe("a receiver", function()
+  it("does as a naive model of it does, whatever is done to it", function()
+    assert.equal(2000, fuzz.run(2000, 1))
   end)
 end)
 
