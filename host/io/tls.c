@@ -184,6 +184,8 @@ static void note_failure(struct tls *tls)
     if (ERR_GET_REASON(error) == SSL_R_CERTIFICATE_VERIFY_FAILED)
         note(tls, "the certificate is not accepted: ",
              openssl->X509_verify_cert_error_string(openssl->SSL_get_verify_result(tls->ssl)));
+    else if (ERR_GET_REASON(error) == SSL_R_WRONG_VERSION_NUMBER)
+        note(tls, "TLS: ", "what the peer sends is no TLS");
     else
         note(tls, "TLS: ", text ? text : "the session failed");
 }
@@ -229,15 +231,18 @@ static bool has_time(const struct tls *tls)
     return shared->spent < (uint64_t)SLICE_NS * (tls->ssl ? 2 : 1);
 }
 
-static void expect_name(struct tls *tls)
+/* The peer's certificate is to have the name among its names (RFC 9525): what its subject is called
+ * says nothing. False: nobody would look at it. */
+static bool expect_name(struct tls *tls)
 {
     const struct openssl *openssl = openssl_of(tls->connection);
     X509_VERIFY_PARAM *parameters = openssl->SSL_get0_param(tls->ssl);
     if (openssl->X509_VERIFY_PARAM_set1_ip_asc(parameters, tls->name) == 1)
-        return;
-    openssl->SSL_set_hostflags(tls->ssl, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
-    openssl->SSL_set1_host(tls->ssl, tls->name);
+        return true;
+    openssl->SSL_set_hostflags(tls->ssl, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS |
+                                             X509_CHECK_FLAG_NEVER_CHECK_SUBJECT);
     openssl->SSL_ctrl(tls->ssl, SSL_CTRL_SET_TLSEXT_HOSTNAME, TLSEXT_NAMETYPE_host_name, tls->name);
+    return openssl->SSL_set1_host(tls->ssl, tls->name) == 1;
 }
 
 static bool open_session(struct tls *tls)
@@ -256,9 +261,7 @@ static bool open_session(struct tls *tls)
         openssl->SSL_set_accept_state(tls->ssl);
     else
         openssl->SSL_set_connect_state(tls->ssl);
-    if (tls->name)
-        expect_name(tls);
-    return true;
+    return tls->name == NULL || expect_name(tls);
 }
 
 static void on_unread(struct timer *timer);
@@ -660,6 +663,15 @@ static const struct transport_ops tls_ops = {
 
 /* --- birth and end -------------------------------------------------------------------------- */
 
+/* It is there or the program ends: without a name nobody would look at whose certificate it is. */
+static char *copy_name(const char *name)
+{
+    if (name == NULL)
+        return NULL;
+    size_t size = strlen(name) + 1;
+    return memcpy(memory_new(size), name, size);
+}
+
 void tls_begin(struct connection *connection, struct tls_context *context, const char *name)
 {
     struct loop *loop = connection_loop(connection);
@@ -668,7 +680,7 @@ void tls_begin(struct connection *connection, struct tls_context *context, const
     tls->context = context;
     tls->under = connection->ops;
     tls->plain = connection->out.bytes;
-    tls->name = name ? strdup(name) : NULL;
+    tls->name = copy_name(name);
     tls->timer.fire = on_limit;
     tls_context_hold(context);
     context->handshakes++;

@@ -153,12 +153,14 @@ function tls.prepare(endpoint, server)
   return true
 end
 
---- Whom a client's peer is to be: a host name or an address; nil: nobody knows.
+--- Whom a client's peer is to be: a host name or an address; nil: nobody knows. Names in certificates have no dot
+--- at their end.
 ---@param options table
 ---@param endpoint table where it connected to
 ---@return string?
 function tls.expected(options, endpoint)
-  return options.hostname or endpoint.host
+  local name = options.hostname or endpoint.host
+  return name and name:match "^(.+)%.$" or name
 end
 
 -- --- startTLS ---------------------------------------------------------------------------------

@@ -492,6 +492,29 @@ describe("a TLS client", function()
     assert.is_false(c:has "^shaken")
   end)
 
+  it("takes a name with a dot at its end for the name without", function()
+    local h = echo()
+    local c = clientOf(("tls:127.0.0.1:%d:trust=%s:hostname=server.example."):format(h.port, authority.certificate))
+    c:line "^connected"
+  end)
+
+  it("does not look for the name in the certificate's subject", function()
+    server = certificates.signed(authority, "server.example", { "127.0.0.1" })
+    local h = echo()
+    local c = clientOf(("tls:127.0.0.1:%d:trust=%s:hostname=server.example"):format(h.port, authority.certificate))
+    assert.truthy(c:line "^failed\t(.*)$":lower():find "hostname mismatch")
+  end)
+
+  it("says where the server does not speak TLS", function()
+    local plain = host.serve([[
+      local Plain = {}
+      function Plain:connectionMade() self.transport:write "220 good morning\r\n" end
+      return { listen = "tcp:127.0.0.1:0", protocol = Plain }
+    ]], { options = { "--control=" .. host.folder() .. "/2" } })
+    local c = clientOf(("tls:127.0.0.1:%d:verify=no"):format(plain.port))
+    assert.truthy(c:line "^failed\t(.*)$":find("TLS: what the peer sends is no TLS", 1, true))
+  end)
+
   it("fails where nobody vouches for the server: the system's certificates by default", function()
     local h = echo()
     local c = clientOf(("tls:127.0.0.1:%d"):format(h.port))
