@@ -97,3 +97,14 @@ void address_text(const struct address *address, char text[ADDRESS_TEXT])
     else
         snprintf(text + n, ADDRESS_TEXT - n, "%%%u", address->scope);
 }
+
+void address_and_port(const struct address *address, char text[ADDRESS_TEXT])
+{
+    char host[ADDRESS_TEXT];
+    address_text(address, host);
+    text[0] = '\0';
+    if (host[0] == '\0')
+        return;
+    const char *form = address->family == AF_INET6 ? "[%s]:%u" : "%s:%u";
+    snprintf(text, ADDRESS_TEXT, form, host, address->port);
+}

@@ -14,7 +14,7 @@ struct address {
     uint8_t family;    /* AF_INET, AF_INET6, AF_UNIX (then nothing else is set) */
 };
 
-enum { ADDRESS_TEXT = 64 }; /* holds every text, scope included */
+enum { ADDRESS_TEXT = 64 }; /* holds every text, scope and port included */
 
 /* An IPv4 or IPv6 literal (a zone may follow after %); false where the text is neither. */
 bool address_parse(struct address *address, const char *text, uint16_t port);
@@ -25,5 +25,8 @@ socklen_t address_to_kernel(const struct address *address, struct sockaddr_stora
 
 /* The host part, IPv6 as RFC 5952 says; "" for AF_UNIX. */
 void address_text(const struct address *address, char text[ADDRESS_TEXT]);
+
+/* With the port: 127.0.0.1:80, [::1]:80; "" where there is no host. */
+void address_and_port(const struct address *address, char text[ADDRESS_TEXT]);
 
 #endif

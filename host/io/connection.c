@@ -612,12 +612,12 @@ void connection_describe(const struct connection *connection, char *text, size_t
     } words[] = {{C_LOST, "lingering"},  {C_RESET, "resetting"}, {C_BROKEN, "broken"},
                  {C_DROPPING, "failed"}, {C_CLOSING, "closing"}, {C_EOF, "half-closed"},
                  {C_READING, "reading"}, {UINT32_MAX, "paused"}};
-    char host[ADDRESS_TEXT];
+    char peer[ADDRESS_TEXT];
     size_t i = 0;
     while (!(connection->flags & words[i].flag) && words[i].flag != UINT32_MAX)
         i++;
-    address_text(&connection->peer, host);
-    snprintf(text, size, "connection %u %s %s:%u %s, %zu bytes queued",
-             slot_place(connection->handle), connection->ops->kind, host, connection->peer.port,
+    address_and_port(&connection->peer, peer);
+    snprintf(text, size, "connection %u %s%s%s %s, %zu bytes queued",
+             slot_place(connection->handle), connection->ops->kind, peer[0] ? " " : "", peer,
              words[i].word, connection->out.bytes);
 }

@@ -115,9 +115,9 @@ void udp_describe(const struct udp *udp, char *text, size_t size)
     struct address address = {.family = AF_INET};
     char host[ADDRESS_TEXT];
     udp_host(udp, &address);
-    address_text(&address, host);
-    snprintf(text, size, "port %u udp %s:%u, %u datagrams queued", slot_place(udp->handle), host,
-             address.port, udp->queue.count);
+    address_and_port(&address, host);
+    snprintf(text, size, "port %u udp %s, %u datagrams queued", slot_place(udp->handle), host,
+             udp->queue.count);
 }
 
 static void udp_dirty(struct udp *udp)

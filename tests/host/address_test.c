@@ -24,6 +24,22 @@ static void test_text(void)
     CHECK_TEXT(round_trip("::"), "::");
 }
 
+static const char *with_port(const char *text)
+{
+    static char out[ADDRESS_TEXT];
+    struct address address = {.family = AF_UNIX};
+    address_parse(&address, text, 80);
+    address_and_port(&address, out);
+    return out;
+}
+
+static void test_port(void)
+{
+    CHECK_TEXT(with_port("127.0.0.1"), "127.0.0.1:80");
+    CHECK_TEXT(with_port("2001:db8::1"), "[2001:db8::1]:80");
+    CHECK_TEXT(with_port("no address"), "");
+}
+
 static void test_rfc5952(void)
 {
     CHECK_TEXT(round_trip("2001:0DB8:0:0:0:0:0:1"), "2001:db8::1");
@@ -90,6 +106,7 @@ int main(void)
 {
     static const struct test tests[] = {
         {"an address comes back as it was written", test_text},
+        {"with a port, an IPv6 address stands in brackets", test_port},
         {"an IPv6 address is written as RFC 5952 says", test_rfc5952},
         {"what is no address is refused", test_refused},
         {"an overlong text is refused", test_overlong},

@@ -475,6 +475,16 @@ describe("UDP over IPv6", function()
     h:line(("^UDP6\t::1\tudp:%%[::1%%]:%d\tUDP6$"):format(peer:localPort()))
   end)
 
+  it("has its address in the log as it is written elsewhere", function()
+    local h = host.serve([[
+      local P = {}
+      function P:datagramReceived() error "boom" end
+      return { listen = "udp:[::1]:0", protocol = P }
+    ]])
+    udp.connect(h.port, "::1"):send "x"
+    h:waitLog(("on port %%d+ udp %%[::1%%]:%d,"):format(h.port))
+  end)
+
   it("takes IPv4 too where it is bound to all, and answers that", function()
     local h = host.serve([[
       local P = {}
