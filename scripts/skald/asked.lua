@@ -254,6 +254,9 @@ local function needTexts(path, args, opts)
   end
   for name, value in pairs(opts.env or {}) do
     needPlainText("the name of a variable", name)
+    if name == "" or name:find("=", 1, true) then
+      error(("spawnProcess: '%s' is no name of a variable"):format(name), LEVEL)
+    end
     needPlainText(name, tostring(value))
   end
 end

@@ -423,6 +423,7 @@ describe("a process", function()
       try({}, "cat", { "cat" }, { evn = {} })
       try({}, "cat", { "cat" }, { childFDs = { [1] = "x" } })
       try({}, "cat", { "cat" }, { pty = { rows = 0 } })
+      try({}, "cat", { "cat" }, { env = { ["A=B"] = "1" } })
       print(pcall(sh("exit 0").signalProcess, {}, "NONE"))
       print "end"
     ]]
@@ -431,7 +432,7 @@ describe("a process", function()
       "takes a protocol: an instance, not a class", "the path is a string, not a number", "the path has a zero byte",
       "argument 2 is a string, not a table", "spawnProcess knows no option 'evn'",
       'childFDs: [1] = x is none of "r", "w", "inherit" and a descriptor', "rows of a terminal is a number from 1",
-      "signalProcess takes the name or the number of a signal, not NONE",
+      "signalProcess takes the name or the number of a signal, not NONE", "spawnProcess: 'A=B' is no name of a variable",
     } do
       assert.truthy(h:output():find(text, 1, true), text .. "\n" .. h:output())
     end
