@@ -236,6 +236,9 @@ local function checkCarrier(problems, definition, listen)
   local count, total = 0, 0
   for _, endpoint in ipairs(type(listen) == "table" and listen or { listen }) do
     local parsed = type(endpoint) == "string" and endpoints.parseServer(endpoint)
+    if not parsed then
+      return -- checkEndpoints says what is wrong with it
+    end
     total = total + 1
     count = count + (parsed and parsed.type == "udp" and 1 or 0)
   end
@@ -245,7 +248,8 @@ local function checkCarrier(problems, definition, listen)
   elseif count > 0 and datagrams == false then
     problems:add("protocol", nil, "a UDP port takes a DatagramProtocol")
   elseif count == 0 and datagrams and (total > 0 or definition.connect) then
-    problems:add("protocol", nil, "a DatagramProtocol takes a UDP port")
+    local first = type(listen) == "table" and listen[1] or listen or definition.connect
+    problems:add("protocol", nil, "a DatagramProtocol takes a UDP port, not '%s'", tostring(first))
   end
 end
 

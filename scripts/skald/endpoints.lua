@@ -162,6 +162,10 @@ function read.timeout(text)
   return value and value > 0 and value or nil, "timeout is a number of seconds"
 end
 
+function read.handshakeTimeout(text)
+  return read.timeout(text), "handshakeTimeout is a number of seconds"
+end
+
 function read.packetSize(text)
   return number(text, 1, 65535), "maxPacketSize is a number from 1 to 65535"
 end
@@ -222,7 +226,7 @@ local servers = {
     {
       port = "port", interface = "host", path = "path", mode = "mode", backlog = "backlog", over = "over",
       certificate = "files", privateKey = "files", alpn = "protocols", clientCA = "file",
-      clientCertificate = "demand", handshakeTimeout = "timeout",
+      clientCertificate = "demand", handshakeTimeout = "handshakeTimeout",
     },
   },
   stdio = { {}, {} },
@@ -236,7 +240,7 @@ local clients = {
     {
       host = "name", port = "peerPort", path = "path", timeout = "timeout", bindAddress = "host", over = "over",
       trust = "file", hostname = "name", certificate = "files", privateKey = "files", alpn = "protocols",
-      verify = "verify", handshakeTimeout = "timeout",
+      verify = "verify", handshakeTimeout = "handshakeTimeout",
     },
   },
   process = { { "path" }, { path = "program", cwd = "folder", timeout = "timeout" }, rest = true },
@@ -287,7 +291,7 @@ end
 local function known(fields)
   local names = {}
   for name in pairs(fields) do
-    names[#names + 1] = name
+    names[#names + 1] = name ~= "over" and name or nil -- of tls:unix:, where it is no option
   end
   table.sort(names)
   return table.concat(names, ", ")
@@ -374,8 +378,8 @@ local function parse(kinds, s)
   end
   if kind == "stdio" and within then
     return complain(s, first.column, "haproxy: stands before a socket")
-  elseif kind == "stdio" and fields[2] and fields[2].text == "" and not fields[2].key then
-    table.remove(fields, 2) -- "stdio:"
+  elseif (kind == "stdio" or kind == "systemd") and fields[2] and fields[2].text == "" and not fields[2].key then
+    table.remove(fields, 2) -- "stdio:"; of systemd: is told what is missing
   end
   local result, message = fill(kinds, s, kind, fields)
   return result and (within and { type = "haproxy", inner = result } or result), message

@@ -83,7 +83,7 @@ describe("a socket that was handed over", function()
     ["systemd:index=2"] = "no such socket among the 2 that were handed over: web, side",
     ["fd:0"] = "that descriptor is no listening socket",
     ["fd:99"] = "Bad file descriptor",
-    ["systemd:"] = "column 9",
+    ["systemd:"] = "column 9: systemd takes one of both",
     ["systemd:name=a:index=1"] = "systemd takes one of both",
     ["fd:x"] = "column 4: a descriptor is a number from 0, not 'x'",
   } do

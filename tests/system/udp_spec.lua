@@ -717,7 +717,7 @@ describe("a definition of a UDP port", function()
       { [[return { listen = "udp:0", protocol = require("skald.protocol").Protocol {} }]],
         "a UDP port takes a DatagramProtocol" },
       { [[return { listen = "tcp:0", protocol = require("skald.protocol").DatagramProtocol {} }]],
-        "a DatagramProtocol takes a UDP port" },
+        "a DatagramProtocol takes a UDP port, not 'tcp:0'" },
       { [[return { listen = { "udp:0", "tcp:0" }, protocol = {} }]], "UDP ports and connections take a definition each" },
       { [[return { listen = "udp:0:backlog=5", protocol = {} }]],
         "column 7: udp knows no 'backlog' (broadcast, interface, maxPacketSize, port, reuse)" },
@@ -727,6 +727,8 @@ describe("a definition of a UDP port", function()
       assert.equal(1, status)
       assert.truthy(text:find(case[2], 1, true), text)
     end
+    local _, wrong = check [[return { listen = "udp:99999", protocol = require("skald.protocol").DatagramProtocol {} }]]
+    assert.is_nil(wrong:find "takes a UDP port", wrong)
     assert.equal(0, (check [[return { listen = { "udp:0", "udp:[::1]:0" }, protocol = {} }]]))
     assert.equal(0, (check [[
       local reactor = require "skald.reactor"

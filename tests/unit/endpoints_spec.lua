@@ -146,7 +146,9 @@ describe("endpoints of TLS", function()
       ["tls:443:certificate=c:alpn=a,,b"] = "column 23: protocols are given as",
       ["tls:443:certificate=c:clientCertificate=maybe"] = "column 23: clientCertificate is required or optional",
       ["tls:443:certificate=c:clientCertificate=required"] = "column 49: clientCertificate takes a clientCA",
-      ["tls:443:certificate=c:trust=x"] = "column 23: tls knows no 'trust'",
+      ["tls:443:certificate=c:trust=x"] = "column 23: tls knows no 'trust' (alpn, backlog, certificate, clientCA, "
+        .. "clientCertificate, handshakeTimeout, interface, mode, path, port, privateKey)",
+      ["tls:443:certificate=c:handshakeTimeout=soon"] = "column 23: handshakeTimeout is a number of seconds, not 'soon'",
       ["tls:unix:certificate=c"] = "a path is missing",
       ["haproxy:tls:443:certificate=c"] = "column 9: haproxy: before tls: is not in this version",
     } do
