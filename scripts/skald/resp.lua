@@ -168,11 +168,60 @@ local function beginString(self, state, part, line)
   return nextCommand(self, state)
 end
 
--- What people type: words with spaces in between.
+local escapes = { n = "\n", r = "\r", t = "\t", b = "\b", a = "\a" }
+
+-- What stands in quotes from that place on, and where it ends; nil where it does not. Within double quotes a
+-- backslash has a meaning, within single ones before such a quote only.
+local function quoted(line, at)
+  local quote = sub(line, at, at)
+  local plain = quote == '"' and '^[^"\\]+' or "^[^'\\]+"
+  local pieces, n = {}, 0
+  at = at + 1
+  while sub(line, at, at) ~= quote do
+    local piece, width = line:match(plain, at), nil
+    if not piece then
+      local two, hex = sub(line, at + 1, at + 1), line:match("^\\x(%x%x)", at)
+      if two == "" then
+        return nil
+      elseif quote == "'" then
+        piece, width = two == "'" and two or "\\", two == "'" and 2 or 1
+      elseif hex then
+        piece, width = string.char(tonumber(hex, 16)), 4
+      else
+        piece, width = escapes[two] or two, 2
+      end
+    end
+    n = n + 1
+    pieces[n], at = piece, at + (width or #piece)
+  end
+  return table.concat(pieces), at + 1
+end
+
+-- The next word of a line, from a place that is no space, and where it ends; nil where its quotes do not.
+local function nextWord(line, at)
+  local word = line:match("^[^%s\"']*", at)
+  at = at + #word
+  if not line:find("^[\"']", at) then
+    return word, at
+  end
+  local rest, stop = quoted(line, at)
+  if rest and line:find("^%S", stop) then
+    return nil
+  end
+  return rest and word .. rest, stop
+end
+
+-- What people type: words with spaces in between, in quotes where they have some within.
 local function inline(self, state, part, line)
-  for word in line:gmatch "%S+" do
+  local at = line:find "%S"
+  while at do
+    local word, stop = nextWord(line, at)
+    if not word then
+      return refuse(self, "unbalanced quotes in request")
+    end
     part.count = part.count + 1
     part.command[part.count] = word
+    at = line:find("%S", stop)
   end
   if part.count == 0 then
     state.part = false

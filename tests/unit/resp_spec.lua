@@ -119,6 +119,15 @@ describe("a receiver of commands", function()
     })
   end)
 
+  it("takes what people put into quotes for one word", function()
+    assertCuts([[set "a b" 'c  d']] .. "\r\n" .. [[get "\x41\n\"\\\q" 'it\'s\n' pre"fix ed" ""]] .. "\r\n", {
+      commands = { "set|a b|c  d", "get|A\n\"\\q|it's\\n|prefix ed|" },
+    })
+    for _, bad in ipairs { [[get "a]], [[get 'a]], [[get "a"b]], [[get "a\]], [[get 'a"]] } do
+      assertCuts("ping\r\n" .. bad .. "\r\nping\r\n", refused("unbalanced quotes in request", "ping"))
+    end
+  end)
+
   it("refuses numbers that are none, after what came before them", function()
     for _, bad in ipairs { "*x\r\n", "*1x\r\n", "*01\r\n", "*\r\n", "*+1\r\n", "*1\n", "*1 \r\n", "*99999999999999999999\r\n" } do
       assertCuts(command "PING" .. bad .. command "PING", refused("invalid multibulk length", "PING"))
