@@ -1,5 +1,5 @@
--- A key-value server that speaks the Redis protocol: strings, lists, hashes, sets, expiry, pub/sub. All in
--- memory, gone when the host ends; a reload keeps it.
+-- A key-value server that speaks the Redis protocol: strings, lists, hashes, sets, expiry, pub/sub; no
+-- transactions, sorted sets or scripts. All in memory, gone when the host ends; a reload keeps it.
 --   skald run keyvalue listen=tcp:127.0.0.1:6379
 --   redis-cli set greeting hello EX 60
 -- Integers are below 2^53. maxmemory=BYTES (as `INFO` counts them) refuses to grow further.
@@ -13,6 +13,7 @@ local options = ...
 local DATABASES = 16
 local SWEEP = { seconds = 0.1, keys = 500 } -- how often it looks for what has expired, at how many keys
 local WRONG_TYPE = "WRONGTYPE Operation against a key holding the wrong kind of value"
+local NO_KEY = "ERR no such key"
 local NO_INTEGER = "ERR value is not an integer or out of range"
 
 local maxMemory = tonumber(options.maxmemory)
@@ -165,11 +166,13 @@ local commands = {}
 -- How many words each takes: as many as that, or, below zero, so many and more.
 local arity = {
   PING = -1, ECHO = 2, QUIT = 1, SELECT = 2, COMMAND = -1, CONFIG = -2, INFO = -1,
-  GET = 2, SET = -3, DEL = -2, EXISTS = -2, INCR = 2, DECR = 2, INCRBY = 3, DECRBY = 3, APPEND = 3, STRLEN = 2,
-  MGET = -2, MSET = -3, EXPIRE = 3, PEXPIRE = 3, TTL = 2, PTTL = 2, PERSIST = 2,
-  KEYS = 2, TYPE = 2, DBSIZE = 1, FLUSHALL = -1,
-  LPUSH = -3, RPUSH = -3, LPOP = -2, RPOP = -2, LRANGE = 4, LLEN = 2,
-  HSET = -4, HGET = 3, HDEL = -3, HGETALL = 2, HLEN = 2, SADD = -3, SREM = -3, SMEMBERS = 2, SCARD = 2, SISMEMBER = 3,
+  GET = 2, SET = -3, DEL = -2, UNLINK = -2, EXISTS = -2, INCR = 2, DECR = 2, INCRBY = 3, DECRBY = 3, APPEND = 3,
+  STRLEN = 2, MGET = -2, MSET = -3, SETNX = 3, SETEX = 4, PSETEX = 4, GETSET = 3, GETDEL = 2,
+  EXPIRE = 3, PEXPIRE = 3, TTL = 2, PTTL = 2, PERSIST = 2,
+  KEYS = 2, SCAN = -2, TYPE = 2, RENAME = 3, DBSIZE = 1, FLUSHDB = -1, FLUSHALL = -1,
+  LPUSH = -3, RPUSH = -3, LPOP = -2, RPOP = -2, LRANGE = 4, LLEN = 2, LINDEX = 3, LSET = 4, LTRIM = 4,
+  HSET = -4, HMSET = -4, HSETNX = 4, HGET = 3, HMGET = -3, HDEL = -3, HGETALL = 2, HKEYS = 2, HVALS = 2, HLEN = 2,
+  HEXISTS = 3, HINCRBY = 4, SADD = -3, SREM = -3, SMEMBERS = 2, SCARD = 2, SISMEMBER = 3,
   SUBSCRIBE = -2, UNSUBSCRIBE = -1, PSUBSCRIBE = -2, PUNSUBSCRIBE = -1, PUBLISH = 3,
 }
 
@@ -178,16 +181,22 @@ local allowedWhileSubscribed = {
   SUBSCRIBE = true, UNSUBSCRIBE = true, PSUBSCRIBE = true, PUNSUBSCRIBE = true, PING = true, QUIT = true,
 }
 
+local ONLY_SUBSCRIPTIONS = "ERR Can't execute '%s': only (P)SUBSCRIBE / (P)UNSUBSCRIBE / PING / QUIT "
+  .. "are allowed in this context"
+
 -- What may make the store larger.
 local growing = {
   SET = true, APPEND = true, MSET = true, INCR = true, DECR = true, INCRBY = true, DECRBY = true,
-  LPUSH = true, RPUSH = true, HSET = true, SADD = true,
+  SETNX = true, SETEX = true, PSETEX = true, GETSET = true,
+  LPUSH = true, RPUSH = true, LSET = true, HSET = true, HMSET = true, HSETNX = true, HINCRBY = true, SADD = true,
 }
 
 -- --- the connection itself
 
 function commands.PING(self, words, count)
-  if self.subscriptions > 0 then
+  if count > 2 then
+    self:sendError "ERR wrong number of arguments for 'ping' command"
+  elseif self.subscriptions > 0 then
     self:sendList { "pong", words[2] or "" }
   elseif count > 1 then
     self:sendBulk(words[2])
@@ -206,8 +215,11 @@ function commands.QUIT(self)
 end
 
 function commands.SELECT(self, words)
-  local db = self.factory.state.databases[integer(words[2])]
-  if not db then
+  local number = integer(words[2])
+  local db = self.factory.state.databases[number]
+  if not number then
+    return self:sendError(NO_INTEGER)
+  elseif not db then
     return self:sendError "ERR DB index is out of range"
   end
   self.db = db
@@ -258,19 +270,24 @@ end
 
 local lifetimes = { EX = 1, PX = 1000 }
 
--- The options of SET: the seconds it lives, and the condition; nil where they make no sense.
+-- The options of SET: the seconds it lives or whether it goes on as long as it did, the condition, and whether
+-- the old value is asked for; nil where they make no sense.
 local function setOptions(words, count)
   local found, i = {}, 4
   while i <= count do
     local word = words[i]:upper()
-    if lifetimes[word] and not found.seconds then
-      local number = integer(words[i + 1] or "")
+    if lifetimes[word] and words[i + 1] and not found.seconds and not found.keeps then
+      local number = integer(words[i + 1])
       if not number or number <= 0 then
         return nil, number and "ERR invalid expire time in 'set' command" or NO_INTEGER
       end
       found.seconds, i = number / lifetimes[word], i + 1
     elseif (word == "NX" or word == "XX") and not found.condition then
       found.condition = word
+    elseif word == "KEEPTTL" and not found.seconds then
+      found.keeps = true
+    elseif word == "GET" then
+      found.old = true
     else
       return nil, "ERR syntax error"
     end
@@ -279,20 +296,70 @@ local function setOptions(words, count)
   return found
 end
 
+-- SET with options.
+local function setAs(self, key, value, wanted)
+  local db, old = self.db, get(self.db, key)
+  if wanted.old and old ~= nil and not isString(old) then
+    return self:sendError(WRONG_TYPE)
+  elseif wanted.condition and (old == nil) ~= (wanted.condition == "NX") then
+    return self:sendBulk(wanted.old and old or nil)
+  end
+  set(db, key, value)
+  if not wanted.keeps then
+    db.expires[key] = wanted.seconds and reactor.seconds() + wanted.seconds or nil
+  end
+  if wanted.old then
+    return self:sendBulk(old)
+  end
+  self:sendStatus "OK"
+end
+
 function commands.SET(self, words, count)
-  local db, key, seconds = self.db, words[2], nil
   if count > 3 then
     local wanted, message = setOptions(words, count)
     if not wanted then
       return self:sendError(message)
-    elseif wanted.condition and (get(db, key) == nil) ~= (wanted.condition == "NX") then
-      return self:sendBulk(nil)
     end
-    seconds = wanted.seconds
+    return setAs(self, words[2], words[3], wanted)
   end
-  set(db, key, words[3])
-  db.expires[key] = seconds and reactor.seconds() + seconds or nil
+  set(self.db, words[2], words[3])
+  self.db.expires[words[2]] = nil
   self:sendStatus "OK"
+end
+
+function commands.GETSET(self, words)
+  setAs(self, words[2], words[3], { old = true })
+end
+
+function commands.SETNX(self, words)
+  local isNew = get(self.db, words[2]) == nil
+  if isNew then
+    set(self.db, words[2], words[3])
+  end
+  self:sendInteger(isNew and 1 or 0)
+end
+
+local function setFor(perSecond)
+  return function(self, words)
+    local number = integer(words[3])
+    if not number then
+      return self:sendError(NO_INTEGER)
+    elseif number <= 0 then
+      return self:sendError(("ERR invalid expire time in '%s' command"):format(words[1]:lower()))
+    end
+    setAs(self, words[2], words[4], { seconds = number / perSecond })
+  end
+end
+
+commands.SETEX, commands.PSETEX = setFor(1), setFor(1000)
+
+function commands.GETDEL(self, words)
+  local value = get(self.db, words[2])
+  if value ~= nil and not isString(value) then
+    return self:sendError(WRONG_TYPE)
+  end
+  remove(self.db, words[2])
+  self:sendBulk(value)
 end
 
 function commands.MGET(self, words, count)
@@ -386,6 +453,8 @@ function commands.DEL(self, words, count)
   countKeys(self, words, count, delete)
 end
 
+commands.UNLINK = commands.DEL
+
 function commands.EXISTS(self, words, count)
   countKeys(self, words, count, exists)
 end
@@ -432,31 +501,80 @@ function commands.PERSIST(self, words)
   self:sendInteger(had and 1 or 0)
 end
 
--- Looks at all of them at once: for debugging, as in Redis.
-function commands.KEYS(self, words)
-  local pieces, found, now = globToPieces(words[2]), {}, reactor.seconds()
-  for key in pairs(self.db.values) do
-    if matches(key, pieces) and (self.db.expires[key] or math.huge) > now then
+local function typeOf(value)
+  return value == nil and "none" or isString(value) and "string" or value.type
+end
+
+-- Looks at all keys at once: for debugging, as in Redis.
+local function findKeys(db, glob, wanted)
+  local pieces, found, now = globToPieces(glob), {}, reactor.seconds()
+  for key, value in pairs(db.values) do
+    local lives = (db.expires[key] or math.huge) > now
+    if lives and (wanted == nil or typeOf(value) == wanted) and matches(key, pieces) then
       found[#found + 1] = key
     end
   end
-  self:sendList(found)
+  return found
+end
+
+function commands.KEYS(self, words)
+  self:sendList(findKeys(self.db, words[2]))
+end
+
+-- Gives all of them in one answer, which the protocol allows: there is no cursor but 0.
+function commands.SCAN(self, words, count)
+  local given = { MATCH = "*" }
+  for i = 3, count, 2 do
+    local word = words[i]:upper()
+    if (word ~= "MATCH" and word ~= "COUNT" and word ~= "TYPE") or i == count then
+      return self:sendError "ERR syntax error"
+    end
+    given[word] = words[i + 1]
+  end
+  if not integer(words[2]) then
+    return self:sendError "ERR invalid cursor"
+  elseif given.COUNT and not integer(given.COUNT) then
+    return self:sendError(NO_INTEGER)
+  end
+  self:sendCount(2)
+  self:sendBulk "0"
+  self:sendList(words[2] == "0" and findKeys(self.db, given.MATCH, given.TYPE and given.TYPE:lower()) or {})
 end
 
 function commands.TYPE(self, words)
-  local value = get(self.db, words[2])
-  self:sendStatus(value == nil and "none" or isString(value) and "string" or value.type)
+  self:sendStatus(typeOf(get(self.db, words[2])))
+end
+
+function commands.RENAME(self, words)
+  local db, from, to = self.db, words[2], words[3]
+  local value = get(db, from)
+  if value == nil then
+    return self:sendError(NO_KEY)
+  end
+  local expires = db.expires[from]
+  remove(db, from)
+  set(db, to, value)
+  db.expires[to] = expires
+  self:sendStatus "OK"
 end
 
 function commands.DBSIZE(self)
   self:sendInteger(self.db.size)
 end
 
--- In place: others have selected them.
+-- In place: others have selected it.
+local function flush(db)
+  db.values, db.expires, db.size, db.sweptTo = {}, {}, 0, nil
+end
+
+function commands.FLUSHDB(self)
+  flush(self.db)
+  self:sendStatus "OK"
+end
+
 function commands.FLUSHALL(self)
   for i = 0, DATABASES - 1 do
-    local db = self.factory.state.databases[i]
-    db.values, db.expires, db.size, db.sweptTo = {}, {}, 0, nil
+    flush(self.factory.state.databases[i])
   end
   self:sendStatus "OK"
 end
@@ -531,6 +649,12 @@ function commands.RPOP(self, words, count)
   pop(self, words, count, false)
 end
 
+-- Two places of a list, counted from 0, or from the end below that, as far as it has them.
+local function range(list, from, to)
+  from = math.max(from < 0 and from + list.size or from, 0)
+  return from, math.min(to < 0 and to + list.size or to, list.size - 1)
+end
+
 function commands.LRANGE(self, words)
   local from, to = integer(words[3]), integer(words[4])
   if not from or not to then
@@ -540,12 +664,63 @@ function commands.LRANGE(self, words)
   if not list then
     return
   end
-  from = math.max(from < 0 and from + list.size or from, 0)
-  to = math.min(to < 0 and to + list.size or to, list.size - 1)
+  from, to = range(list, from, to)
   self:sendCount(math.max(to - from + 1, 0))
   for i = from, to do
     self:sendBulk(list.items[list.first + i])
   end
+end
+
+function commands.LTRIM(self, words)
+  local from, to = integer(words[3]), integer(words[4])
+  if not from or not to then
+    return self:sendError(NO_INTEGER)
+  end
+  local list = look(self, words[2], "list", self.sendStatus, "OK")
+  if not list then
+    return
+  end
+  from, to = range(list, from, to)
+  for _ = 1, math.min(from, list.size) do
+    take(list, true)
+  end
+  while list.size > math.max(to - from + 1, 0) do
+    take(list, false)
+  end
+  tidy(self.db, words[2], list)
+  self:sendStatus "OK"
+end
+
+-- Where in `items` that is; nil where the list is not so long.
+local function place(list, index)
+  local at = index < 0 and index + list.size or index
+  return at >= 0 and at < list.size and list.first + at or nil
+end
+
+function commands.LINDEX(self, words)
+  local index = integer(words[3])
+  if not index then
+    return self:sendError(NO_INTEGER)
+  end
+  local list = look(self, words[2], "list", self.sendBulk, nil)
+  if list then
+    local at = place(list, index)
+    self:sendBulk(at and list.items[at] or nil)
+  end
+end
+
+function commands.LSET(self, words)
+  local list = look(self, words[2], "list", self.sendError, NO_KEY)
+  if not list then
+    return
+  end
+  local index = integer(words[3])
+  local at = index and place(list, index)
+  if not at then
+    return self:sendError(index and "ERR index out of range" or NO_INTEGER)
+  end
+  list.items[at] = words[4]
+  self:sendStatus "OK"
 end
 
 -- Replies the number of items of a list, hash or set.
@@ -570,19 +745,62 @@ local function put(value, name, item)
   return isNew
 end
 
-function commands.HSET(self, words, count)
+-- How many were new; nil where it has replied what was wrong.
+local function putFields(self, words, count)
   if count % 2 == 1 then
-    return self:sendError "ERR wrong number of arguments for 'hset' command"
+    self:sendError(("ERR wrong number of arguments for '%s' command"):format(words[1]:lower()))
+    return nil
   end
   local hash = needValue(self.db, words[2], "hash")
   if not hash then
-    return self:sendError(WRONG_TYPE)
+    self:sendError(WRONG_TYPE)
+    return nil
   end
   local n = 0
   for i = 3, count, 2 do
     n = n + (put(hash, words[i], words[i + 1]) and 1 or 0)
   end
-  self:sendInteger(n)
+  return n
+end
+
+function commands.HSET(self, words, count)
+  local n = putFields(self, words, count)
+  if n then
+    self:sendInteger(n)
+  end
+end
+
+function commands.HMSET(self, words, count)
+  if putFields(self, words, count) then
+    self:sendStatus "OK"
+  end
+end
+
+function commands.HSETNX(self, words)
+  local hash = needValue(self.db, words[2], "hash")
+  if not hash then
+    return self:sendError(WRONG_TYPE)
+  end
+  self:sendInteger(hash.items[words[3]] == nil and put(hash, words[3], words[4]) and 1 or 0)
+end
+
+function commands.HINCRBY(self, words)
+  local number = integer(words[4])
+  if not number then
+    return self:sendError(NO_INTEGER)
+  end
+  local hash = get(self.db, words[2])
+  if hash ~= nil and hash.type ~= "hash" then
+    return self:sendError(WRONG_TYPE)
+  end
+  local old = integer(hash and hash.items[words[3]] or "0")
+  if not old then
+    return self:sendError "ERR hash value is not an integer"
+  elseif math.abs(old + number) >= 2 ^ 53 then
+    return self:sendError "ERR increment or decrement would overflow"
+  end
+  put(needValue(self.db, words[2], "hash"), words[3], ("%d"):format(old + number))
+  self:sendInteger(old + number)
 end
 
 function commands.HGET(self, words)
@@ -592,16 +810,37 @@ function commands.HGET(self, words)
   end
 end
 
-function commands.HGETALL(self, words)
-  local hash = look(self, words[2], "hash", self.sendList, {})
-  if hash then
-    self:sendCount(hash.size * 2)
-    for name, item in pairs(hash.items) do
-      self:sendBulk(name)
-      self:sendBulk(item)
+function commands.HMGET(self, words, count)
+  local hash = get(self.db, words[2])
+  if hash ~= nil and hash.type ~= "hash" then
+    return self:sendError(WRONG_TYPE)
+  end
+  self:sendCount(count - 2)
+  for i = 3, count do
+    self:sendBulk(hash and hash.items[words[i]] or nil)
+  end
+end
+
+-- Replies all that a hash or a set has: names, items, or both.
+local function listing(type, names, items)
+  return function(self, words)
+    local value = look(self, words[2], type, self.sendList, {})
+    if value then
+      self:sendCount(value.size * (names and items and 2 or 1))
+      for name, item in pairs(value.items) do
+        if names then
+          self:sendBulk(name)
+        end
+        if items then
+          self:sendBulk(item)
+        end
+      end
     end
   end
 end
+
+commands.HGETALL, commands.HKEYS = listing("hash", true, true), listing("hash", true, false)
+commands.HVALS, commands.SMEMBERS = listing("hash", false, true), listing("set", true, false)
 
 -- Takes items out of a hash or a set, and replies how many were there.
 local function takeOut(type)
@@ -636,22 +875,17 @@ function commands.SADD(self, words, count)
   self:sendInteger(n)
 end
 
-function commands.SISMEMBER(self, words)
-  local members = look(self, words[2], "set", self.sendInteger, 0)
-  if members then
-    self:sendInteger(members.items[words[3]] and 1 or 0)
-  end
-end
-
-function commands.SMEMBERS(self, words)
-  local members = look(self, words[2], "set", self.sendList, {})
-  if members then
-    self:sendCount(members.size)
-    for name in pairs(members.items) do
-      self:sendBulk(name)
+-- Replies whether a hash or a set has an item.
+local function has(type)
+  return function(self, words)
+    local value = look(self, words[2], type, self.sendInteger, 0)
+    if value then
+      self:sendInteger(value.items[words[3]] and 1 or 0)
     end
   end
 end
+
+commands.HEXISTS, commands.SISMEMBER = has "hash", has "set"
 
 -- --- publish and subscribe: who listens to what stands in the factory's state, too
 
@@ -806,7 +1040,7 @@ function KeyValue:commandReceived(words, count)
   elseif count < command.least or count > command.most then
     self:sendError(("ERR wrong number of arguments for '%s' command"):format(command.name:lower()))
   elseif self.subscriptions > 0 and not command.always then
-    self:sendError(("ERR Can't execute '%s' in this context"):format(command.name:lower()))
+    self:sendError(ONLY_SUBSCRIPTIONS:format(command.name:lower()))
   elseif maxMemory and command.grows and collectgarbage "count" * 1024 > maxMemory then
     self:sendError "OOM command not allowed when used memory > 'maxmemory'."
   else

@@ -72,9 +72,27 @@ describe("the bundled service keyvalue", function()
       { "INCR n", "ERR increment or decrement would overflow\n" },
       { "APPEND t ab", "2" }, { "APPEND t cd", "4" }, { "GET t", "abcd" }, { "STRLEN t", "4" }, { "STRLEN none", "0" },
       { "DEL a b none", "2" }, { "TYPE t", "string" }, { "TYPE none", "none" }, { "SET a b c", "ERR syntax error\n" },
-      { "SET a b EX", NUMBER }, { "SET a b EX 0", "ERR invalid expire time in 'set' command\n" }, { "EXISTS a", "0" },
+      { "SET a b EX", "ERR syntax error\n" }, { "SET a b EX x", NUMBER },
+      { "SET a b EX 0", "ERR invalid expire time in 'set' command\n" }, { "EXISTS a", "0" },
       { "FLUSHALL", "OK" }, { "DBSIZE", "0" }, { "NOSUCH x", "ERR unknown command 'NOSUCH'\n" },
       { "GET", "ERR wrong number of arguments for 'get' command\n" },
+      { "PING a b", "ERR wrong number of arguments for 'ping' command\n" }, { "SELECT x", NUMBER },
+    })
+  end)
+
+  it("sets, renames and lists keys in the ways of older clients", function()
+    assertAnswers(start(), {
+      { "SETNX a 1", "1" }, { "SETNX a 2", "0" }, { "GETSET a 3", "1" }, { "GETSET b 1", "" }, { "SET a 4 GET", "3" },
+      { "SET c 1 XX GET", "" }, { "EXISTS c", "0" }, { "SETEX a 100 x", "OK" }, { "TTL a", "100" },
+      { "SET a y KEEPTTL", "OK" }, { "TTL a", "100" }, { "GETSET a z", "y" }, { "TTL a", "-1" },
+      { "PSETEX a 50000 x", "OK" }, { "TTL a", "50" }, { "SETEX a 0 x", "ERR invalid expire time in 'setex' command\n" },
+      { "SETEX a x x", NUMBER }, { "SET a x KEEPTTL EX 5", "ERR syntax error\n" },
+      { "RENAME a d", "OK" }, { "TTL d", "50" }, { "RENAME a d", "ERR no such key\n" }, { "RENAME d d", "OK" },
+      { "GETDEL d", "x" }, { "GETDEL d", "" }, { "UNLINK b d", "1" }, { "DBSIZE", "0" },
+      { "RPUSH l x", "1" }, { "GETSET l x", WRONG }, { "GETDEL l", WRONG }, { "SET l x GET", WRONG }, { "LLEN l", "1" },
+      { "MSET ka 1 kb 2", "OK" }, { "SCAN 0 MATCH ka COUNT 1", "0\nka" }, { "SCAN 0 TYPE list", "0\nl" },
+      { "SCAN 7", "0\n" }, { "SCAN x", "ERR invalid cursor\n" }, { "SCAN 0 COUNT", "ERR syntax error\n" },
+      { "--scan --pattern ka", "ka" }, { "FLUSHDB", "OK" }, { "DBSIZE", "0" },
     })
   end)
 
@@ -88,6 +106,16 @@ describe("the bundled service keyvalue", function()
       { "SADD s a b a", "2" }, { "SISMEMBER s a", "1" }, { "SISMEMBER s c", "0" }, { "SCARD s", "2" }, { "SREM s a c", "1" },
       { "SMEMBERS s", "b" }, { "TYPE s", "set" }, { "GET s", WRONG }, { "LPUSH s x", WRONG }, { "HGET s x", WRONG },
       { "INCR s", WRONG }, { "APPEND s x", WRONG }, { "SREM s b", "1" }, { "DBSIZE", "0" },
+      { "RPUSH l a b c d", "4" }, { "LINDEX l 1", "b" }, { "LINDEX l -1", "d" }, { "LINDEX l 4", "" }, { "LINDEX l -5", "" },
+      { "LSET l -1 e", "OK" }, { "LSET l 4 x", "ERR index out of range\n" }, { "LSET l x x", NUMBER },
+      { "LSET none 0 x", "ERR no such key\n" }, { "LTRIM l 1 -1", "OK" }, { "LRANGE l 0 -1", "b\nc\ne" },
+      { "LTRIM l -100 0", "OK" }, { "LRANGE l 0 -1", "b" }, { "LTRIM l 5 1", "OK" }, { "EXISTS l", "0" },
+      { "LTRIM none 0 1", "OK" },
+      { "HMSET h x 1 y a", "OK" }, { "HMSET h x", "ERR wrong number of arguments for 'hmset' command\n" },
+      { "HMGET h x none y", "1\n\na" }, { "HMGET none x", "" }, { "HEXISTS h x", "1" }, { "HEXISTS h z", "0" },
+      { "HINCRBY h x 5", "6" }, { "HINCRBY h y 5", "ERR hash value is not an integer\n" }, { "HINCRBY h x z", NUMBER },
+      { "HINCRBY h n -2", "-2" }, { "HSETNX h x 9", "0" }, { "HSETNX h m 9", "1" }, { "HDEL h n m y", "3" },
+      { "HKEYS h", "x" }, { "HVALS h", "6" }, { "HDEL h x", "1" }, { "DBSIZE", "0" },
     })
   end)
 
@@ -162,7 +190,8 @@ describe("the bundled service keyvalue", function()
     c:send "subscribe a b\r\nget x\r\nping\r\nunsubscribe\r\nget x\r\nunsubscribe\r\n"
     local expected = {}
     for _, word in ipairs { "*3", "$9", "subscribe", "$1", "a", ":1", "*3", "$9", "subscribe", "$1", "b", ":2",
-      "-ERR Can't execute 'get' in this context", "*2", "$4", "pong", "$0", "" } do
+      "-ERR Can't execute 'get': only (P)SUBSCRIBE / (P)UNSUBSCRIBE / PING / QUIT are allowed in this context",
+      "*2", "$4", "pong", "$0", "" } do
       expected[#expected + 1] = word .. "\r\n"
     end
     expected = table.concat(expected)
