@@ -2,7 +2,7 @@
 --   skald run dns listen=udp:127.0.0.1:5353 zone=zone.lua
 --   dig @127.0.0.1 -p 5353 www.example.test
 -- zone= names a file that returns a table like `example` below; `skald reload --force` reads it again. The
--- names with a SOA are the zones; what is below none of them is refused. No delegations, no wildcards.
+-- names with a SOA are the zones; what is below none of them is refused. No delegations, no wildcards, no transfers.
 -- TCP has the same address and port, unless tcp=ENDPOINT names another.
 
 local basic = require "skald.basic"
@@ -264,6 +264,7 @@ local answers, names = load()
 -- --- questions and answers --------------------------------------------------------------------
 
 local NOERROR, FORMERR, NXDOMAIN, NOTIMP, REFUSED = 0, 1, 3, 4, 5
+local transfers = { [int16(251)] = true, [int16(252)] = true } -- IXFR, AXFR: of whole zones
 local empty, unknownVersion = newAnswer(0, 0, ""), newAnswer(0, 0, "", badVersion)
 
 -- The zone of a name that is not in the table; nil where it is in none, or is no name. The pattern, which
@@ -301,7 +302,7 @@ end
 local function answerFor(question)
   local wire = question:sub(1, -5):lower()
   local found = names[wire]
-  if question:sub(-2) ~= IN then
+  if question:sub(-2) ~= IN or transfers[question:sub(-4, -3)] then
     return REFUSED, empty
   elseif found then
     return NOERROR, found.alias or nothing(wire, found.zone)

@@ -2,6 +2,7 @@
 
 local host = require "support.host"
 local process = require "support.process"
+local udp = require "support.udp"
 
 -- All that is in the tests; `big` does not fit into a datagram.
 local ZONE = [[
@@ -127,6 +128,14 @@ describe("the bundled service dns", function()
     end
     assert.matches("\na%.deep%.example%.test%.%s+5%s+IN%s+A%s+192%.0%.2%.9\n", dig(h, "a.deep.example.test"))
     assert.matches("ANSWER: 1, AUTHORITY: 0", (dig(h, "+notcp", "ANY", "a.deep.example.test")))
+  end)
+
+  it("refuses to send a whole zone", function()
+    local peer = udp.connect(start().port)
+    for _, type in ipairs { "\251", "\252" } do
+      local reply = peer:ask("\0\7\0\0\0\1\0\0\0\0\0\0\7example\4test\0\0" .. type .. "\0\1")
+      assert.same({ 128, 5, 0, 1, 0, 0, 0, 0 }, { reply:byte(3, 10) })
+    end
   end)
 
   it("cuts what does not fit into a datagram, and dig asks again by TCP", function()
