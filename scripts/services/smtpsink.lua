@@ -5,11 +5,14 @@
 --   keep=N            how many of them (100, and at most 64 MiB)
 --   size=BYTES        the largest message that is taken (10 MiB)
 --   show=ENDPOINT     whoever connects there gets what is kept, as an mbox
---   maildir=FOLDER    each message becomes a file in there, too (mkdir -p FOLDER/tmp FOLDER/new FOLDER/cur)
+--   maildir=FOLDER    each message becomes a file in there, too (mkdir -p FOLDER/tmp FOLDER/new FOLDER/cur), and is
+--                     taken when that is whole
 --   name=HOST         what it calls itself (localhost)
 --   certificate=FILE privateKey=FILE   offers STARTTLS
 
 local basic = require "skald.basic"
+local defer = require "skald.defer"
+local fs = require "skald.fs"
 local log = require "skald.log"
 local service = require "skald.service"
 
@@ -47,33 +50,36 @@ local function keep(message)
   return kept.last
 end
 
--- Under `new` stand whole messages only: a file is renamed when all of it is there.
-local function deliver(folder, message, id)
-  local name = ("%d.%d.%s"):format(os.time(), id, (NAME:gsub("[/:]", "_")))
-  local file, problem = io.open(folder .. "/tmp/" .. name, "wb")
-  local ok = file
-  if file then
-    ok, problem = file:write((message.text:gsub("\r\n", "\n")))
-    file:close()
-  end
-  if ok then
-    ok, problem = os.rename(folder .. "/tmp/" .. name, folder .. "/new/" .. name)
-  end
-  return ok, problem
+-- Under `new` stand whole messages only: a file is renamed when all of it is there. A Deferred.
+local function deliver(folder, message, lines)
+  kept.files = (kept.files or 0) + 1
+  local name = ("%d.%d.%s"):format(os.time(), kept.files, (NAME:gsub("[/:]", "_")))
+  local partial = folder .. "/tmp/" .. name
+  local d = fs.writeFile(partial, table.concat(lines, "\n"))
+  d:addCallback(function()
+    return fs.rename(partial, folder .. "/new/" .. name)
+  end)
+  d:addErrback(function(problem)
+    log.error("a message of <%s>: %s", message.from, problem.message)
+    fs.remove(partial):addErrback(function() end) -- may never have been there
+    return problem
+  end)
+  return d
 end
 
--- Its number, or nil and what went wrong.
-local function take(message)
-  local id = keep(message)
-  log.info("message %d from <%s> to <%s>: %d bytes", id, message.from, table.concat(message.to, ">, <"), #message.text)
-  if options.maildir then
-    local ok, problem = deliver(options.maildir, message, id)
-    if not ok then
-      log.error("message %d: %s", id, problem)
-      return nil, problem
-    end
-  end
-  return id
+local FULL = { ENOSPC = true, EDQUOT = true, EFBIG = true }
+
+-- A Deferred of the reply.
+local function take(message, lines)
+  local d = options.maildir and deliver(options.maildir, message, lines) or defer.succeed()
+  d:addCallbacks(function()
+    local id, to = keep(message), table.concat(message.to, ">, <")
+    log.info("message %d from <%s> to <%s>: %d bytes", id, message.from, to, #message.text)
+    return ("250 kept as %d"):format(id)
+  end, function(problem)
+    return (FULL[problem.value.code] and "452 " or "451 ") .. problem.message
+  end)
+  return d
 end
 
 -- --- the protocol -----------------------------------------------------------------------------
@@ -295,12 +301,11 @@ function Sink:textEnded()
   end
   lines[#lines + 1] = ""
   message.text = table.concat(lines, "\r\n")
-  local id, problem = take(message)
-  if id then
-    self:sendLine(("250 kept as %d"):format(id))
-  else
-    self:sendLine("451 " .. problem)
-  end
+  self:pauseProducing() -- a disk may be slow; what is said meanwhile waits its turn
+  take(message, lines):addCallback(function(reply)
+    self:sendLine(reply)
+    self:resumeProducing()
+  end)
 end
 
 -- --- whoever wants to read them ---------------------------------------------------------------

@@ -177,6 +177,72 @@ describe("the bundled service smtpsink", function()
     assert.matches("maildir: .*mkdir %-p", log)
   end)
 
+  it("waits for a slow disk without holding anybody else up, and takes a message when its file is whole", function()
+    local folder = host.folder() .. "/mail"
+    process.run { "mkdir", "-p", folder .. "/tmp", folder .. "/new", folder .. "/cur" }
+    local h = host.run {
+      "smtpsink", "listen=tcp:127.0.0.1:0", "show=tcp:127.0.0.1:0", "maildir=" .. folder, listening = 2,
+      env = {
+        LD_PRELOAD = "build/tests/slow.so",
+        ASAN_OPTIONS = (os.getenv "ASAN_OPTIONS" or "") .. ":verify_asan_link_order=0",
+      },
+    }
+    local gate = folder .. "/tmp/.gate"
+    process.run { "mkfifo", gate }
+    local c, other = greeted(h), greeted(h)
+    talk(c, { { "MAIL FROM:<a@b>", "250" }, { "RCPT TO:<c@d>", "250" }, { "DATA", "354" } })
+    c:send "text\r\n.\r\nNOOP\r\nMAIL FROM:<e@f>\r\nRCPT TO:<g@h>\r\nDATA\r\nmore\r\n.\r\n"
+    c:halfClose()
+    talk(other, { { "MAIL FROM:<a@b>", "250" }, { "NOOP", "250" } })
+    assert.equal("", shown(h))
+    assert.is_true(c:quiet())
+    local opened = assert(io.open(gate, "r+b")) -- for reading too, so that nobody is waited for
+    opened:setvbuf "no"
+    opened:write ".."
+    talk(c, {
+      { nil, "250 kept as 1" }, { nil, "250 ok" }, { nil, "250 ok" }, { nil, "250 ok" }, { nil, "354" },
+      { nil, "250 kept as 2" },
+    })
+    opened:close()
+    local _, list = process.shell(("cd %s; ls tmp; cat new/* | grep -v :"):format(folder))
+    assert.equal("text\nmore\n", list)
+  end)
+
+  it("keeps nothing of a message whose file could not be made", function()
+    local folder = host.folder() .. "/mail"
+    process.run { "mkdir", "-p", folder .. "/tmp", folder .. "/new", folder .. "/cur" }
+    local h = start("maildir=" .. folder)
+    local c = greeted(h)
+    local function try(reply)
+      talk(c, {
+        { "MAIL FROM:<a@b>", "250" }, { "RCPT TO:<c@d>", "250" }, { "DATA", "354" }, { "text\r\n.", reply }, { "NOOP", "250" },
+      })
+    end
+    process.run { "mv", folder .. "/new", folder .. "/old" }
+    try "451 cannot rename "
+    h:waitLog "a message of <a@b>: cannot rename "
+    assert.equal("", (select(2, process.shell("ls " .. folder .. "/tmp"))))
+    assert.equal("", shown(h))
+    process.run { "mv", folder .. "/old", folder .. "/new" }
+    try "250 kept as 1"
+  end)
+
+  it("says 452 where the disk is full", function()
+    local folder = host.folder() .. "/mail"
+    process.run { "mkdir", "-p", folder .. "/tmp", folder .. "/new", folder .. "/cur" }
+    -- the size that a file may have stands for a disk: what goes beyond is EFBIG
+    local h = host.run {
+      "smtpsink", "listen=tcp:127.0.0.1:0", "show=tcp:127.0.0.1:0", "maildir=" .. folder, listening = 2,
+      through = { "sh", "-c", 'trap "" XFSZ; ulimit -f 8; exec "$@"', "sh" },
+    }
+    local c = greeted(h)
+    talk(c, {
+      { "MAIL FROM:<a@b>", "250" }, { "RCPT TO:<c@d>", "250" }, { "DATA", "354" },
+      { ("x"):rep(70) .. ("\r\n" .. ("x"):rep(70)):rep(200) .. "\r\n.", "452 cannot write " }, { "NOOP", "250" },
+    })
+    assert.equal("", (select(2, process.shell("ls " .. folder .. "/tmp " .. folder .. "/new | grep -v :"))):gsub("\n", ""))
+  end)
+
   it("notices nothing of who leaves in the midst of a message", function()
     local h = start()
     local c = greeted(h)
