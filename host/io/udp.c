@@ -624,16 +624,32 @@ void udp_set_limit(struct udp *udp, size_t bytes)
     udp->limit = bytes;
 }
 
-int udp_set(struct udp *udp, enum udp_option option, int value)
+/* The level and the name of an option. */
+static const int *option_name(const struct udp *udp, enum udp_option option)
 {
-    /*  level and name for IPv4, then for IPv6 */
+    /*  for IPv4, then for IPv6 */
     static const int names[][4] = {
         [UDP_BROADCAST] = {SOL_SOCKET, SO_BROADCAST, SOL_SOCKET, SO_BROADCAST},
         [UDP_TTL] = {IPPROTO_IP, IP_MULTICAST_TTL, IPPROTO_IPV6, IPV6_MULTICAST_HOPS},
         [UDP_LOOPBACK] = {IPPROTO_IP, IP_MULTICAST_LOOP, IPPROTO_IPV6, IPV6_MULTICAST_LOOP},
     };
-    const int *name = names[option] + (udp->family == AF_INET ? 0 : 2);
+    return names[option] + (udp->family == AF_INET ? 0 : 2);
+}
+
+int udp_set(struct udp *udp, enum udp_option option, int value)
+{
+    const int *name = option_name(udp, option);
     return udp->fd < 0 ? -EPIPE : set_option(udp->fd, name[0], name[1], value);
+}
+
+int udp_get(const struct udp *udp, enum udp_option option)
+{
+    const int *name = option_name(udp, option);
+    int value;
+    socklen_t size = sizeof value;
+    if (udp->fd < 0)
+        return -EPIPE;
+    return getsockopt(udp->fd, name[0], name[1], &value, &size) < 0 ? -errno : value;
 }
 
 int udp_connect(struct udp *udp, const struct address *peer)

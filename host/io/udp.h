@@ -51,6 +51,7 @@ int udp_connect(struct udp *udp, const struct address *peer);
 
 void udp_set_limit(struct udp *udp, size_t bytes); /* longer datagrams are truncated */
 int udp_set(struct udp *udp, enum udp_option option, int value);
+int udp_get(const struct udp *udp, enum udp_option option); /* what it is, or -errno */
 
 /* Interfaces are named, numbered or given by an address of theirs; "" leaves it to the system. */
 int udp_join(struct udp *udp, const struct address *group, const char *interface, bool join);

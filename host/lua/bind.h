@@ -167,6 +167,7 @@ int skald_udp_connect(struct core *core, double udp, const char *host, int port)
 int skald_udp_host(struct core *core, double udp, struct skald_address *address);
 void skald_udp_limit(struct core *core, double udp, unsigned bytes);
 int skald_udp_set(struct core *core, double udp, int option, int value); /* enum udp_option */
+int skald_udp_get(struct core *core, double udp, int option); /* the value, or a negative errno */
 int skald_udp_join(struct core *core, double udp, const char *group, const char *interface,
                    bool join);
 int skald_udp_interface(struct core *core, double udp, const char *interface);

@@ -153,6 +153,12 @@ int skald_udp_set(struct core *core, double handle, int option, int value)
     return udp ? -udp_set(udp, (enum udp_option)option, value) : EPIPE;
 }
 
+int skald_udp_get(struct core *core, double handle, int option)
+{
+    struct udp *udp = find(core, handle);
+    return udp ? udp_get(udp, (enum udp_option)option) : -EPIPE;
+}
+
 int skald_udp_join(struct core *core, double handle, const char *group, const char *interface,
                    bool join)
 {

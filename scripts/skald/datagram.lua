@@ -24,7 +24,8 @@ local BROADCAST, TTL, LOOPBACK = 0, 1, 2 -- enum udp_option (host/io/udp.h)
 --- A UDP port, as a DatagramProtocol has it in `self.transport`.
 ---@class DatagramTransport
 ---@field connected boolean true after `connect`
-local Transport = { connected = false }
+---@field interface string what `getOutgoingInterface` gives
+local Transport = { connected = false, interface = "" }
 Transport.__index = Transport
 
 local function outcome(errno)
@@ -132,6 +133,30 @@ function Transport:setBroadcastAllowed(allowed)
   return outcome(C.skald_udp_set(pointer, self[1], BROADCAST, allowed and 1 or 0))
 end
 
+local function valueOf(self, option)
+  local value = C.skald_udp_get(pointer, self[1], option)
+  if value >= 0 then
+    return value
+  end
+  return outcome(-value)
+end
+
+local function flagOf(self, option)
+  local value, message, code = valueOf(self, option)
+  if value then
+    return value ~= 0
+  end
+  return nil, message, code
+end
+
+--- Whether they may.
+---@return boolean? allowed nil, message, code after stopListening
+---@return string? message
+---@return string? code
+function Transport:getBroadcastAllowed()
+  return flagOf(self, BROADCAST)
+end
+
 local function needGroup(name, group, interface)
   if type(group) ~= "string" or not C.skald_is_address(group) then
     error(("%s takes the IP address of a group, not %s"):format(name, tostring(group)), 3)
@@ -174,6 +199,14 @@ function Transport:setTTL(ttl)
   return outcome(C.skald_udp_set(pointer, self[1], TTL, ttl))
 end
 
+--- How many routers it may pass now.
+---@return integer? ttl from 0 to 255; nil, message, code after stopListening
+---@return string? message
+---@return string? code
+function Transport:getTTL()
+  return valueOf(self, TTL)
+end
+
 --- Whether multicast datagrams of ours come to ports of this machine, too. They do unless asked otherwise.
 ---@param on boolean
 ---@return boolean? ok nil, message, code
@@ -181,6 +214,14 @@ end
 ---@return string? code
 function Transport:setLoopbackMode(on)
   return outcome(C.skald_udp_set(pointer, self[1], LOOPBACK, on and 1 or 0))
+end
+
+--- Whether they do now.
+---@return boolean? on nil, message, code after stopListening
+---@return string? message
+---@return string? code
+function Transport:getLoopbackMode()
+  return flagOf(self, LOOPBACK)
 end
 
 --- The interface that multicast datagrams leave by.
@@ -192,7 +233,17 @@ function Transport:setOutgoingInterface(interface)
   if type(interface) ~= "string" then
     error(("setOutgoingInterface takes an interface's name or address, not a %s"):format(type(interface)), 2)
   end
-  return outcome(C.skald_udp_interface(pointer, self[1], interface))
+  local errno = C.skald_udp_interface(pointer, self[1], interface)
+  if errno == 0 then
+    self.interface = interface
+  end
+  return outcome(errno)
+end
+
+--- The one that `setOutgoingInterface` named last.
+---@return string interface "" where the system chooses
+function Transport:getOutgoingInterface()
+  return self.interface
 end
 
 -- --- ports ------------------------------------------------------------------------------------

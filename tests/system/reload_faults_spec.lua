@@ -518,7 +518,7 @@ for name in ([[skald_write skald_write_pair skald_set_producer skald_buffered sk
   skald_canonical skald_error_name skald_error_text skald_bundled skald_bundled_name skald_read skald_move_listener
   skald_watch_next skald_accept skald_is_regular skald_lookup_start skald_lookup_next skald_dial_tcp
   skald_dial_unix skald_error_number skald_pipe skald_unpipe skald_send_file skald_credentials skald_pass skald_listen_fd
-  skald_datagram skald_udp_write skald_udp_answer skald_udp_connect skald_udp_join skald_udp_interface
+  skald_datagram skald_udp_write skald_udp_answer skald_udp_connect skald_udp_join skald_udp_interface skald_udp_get
   skald_make_folder skald_log_take skald_file_start skald_file_result
   skald_tls_certify skald_tls_trust skald_tls_offer skald_tls_new skald_tls_problem skald_secure_listener skald_secure
   skald_protocol skald_certificate

@@ -548,6 +548,34 @@ describe("multicast", function()
     assert.equal("data\tnot in between", h:line "^(.*)$")
   end)
 
+  for _, endpoint in ipairs { "udp:127.0.0.1:0", "udp:[::1]:0" } do
+    it("is set and asked for: " .. endpoint, function()
+      local h = host.serve((commands([[
+        function commands.go(self, from)
+          local t = self.transport
+          local function show() say("are", t:getTTL(), t:getLoopbackMode(), t:getOutgoingInterface(), t:getBroadcastAllowed()) end
+          show()
+          say("set", t:setTTL(7), t:setLoopbackMode(false), t:setOutgoingInterface "lo", t:setBroadcastAllowed(true))
+          show()
+          t:setOutgoingInterface "no-such-interface"
+          show()
+          t:stopListening()
+          say("over", t:getTTL())
+          say("over", t:getLoopbackMode())
+          say("over", t:getBroadcastAllowed())
+        end
+      ]]):gsub("udp:127%.0%.0%.1:0", endpoint)))
+      udp.connect(h.port, endpoint:match "%[(.-)%]"):send "go"
+      assert.equal("1\ttrue\t\tfalse", h:line "^are\t(.*)")
+      assert.equal("true\ttrue\ttrue\ttrue", h:line "^set\t(.*)")
+      assert.equal("7\tfalse\tlo\ttrue", h:line "^are\t(.*)")
+      assert.equal("7\tfalse\tlo\ttrue", h:line "^are\t(.*)")
+      for _ = 1, 3 do
+        assert.equal("nil\tclosing\tEPIPE", h:line "^over\t(.*)")
+      end
+    end)
+  end
+
   -- The loopback interface has no route for groups of IPv6: nothing can be sent to one there.
   it("has groups of IPv6 as well, joined and left by interface", function()
     local h = host.serve(MEMBER:format("ff01::707", "lo", "udp:[::]:0"))
