@@ -3,7 +3,10 @@
 
 #include <sys/ioctl.h>
 
-enum { HURRY_MS = 10 }; /* between two looks of a host that stops */
+enum {
+    HURRY_MS = 10, /* between two looks of a host that stops */
+    HELD_MS = 1000 /* that it waits for who still holds a pipe, and says nothing there */
+};
 
 static uint32_t silent_for(const struct connection *connection)
 {
@@ -92,7 +95,9 @@ static void on_deadline(struct connection *connection, uint32_t limit, bool wait
 /* A host that stops does not wait for a peer that has everything and keeps its side open. */
 static void on_linger_deadline(struct connection *connection)
 {
-    bool wait = connection_loop(connection)->draining && silent_for(connection) < LINGER_MS &&
+    int bytes = in_flight(connection);
+    uint32_t limit = bytes < 0 ? HELD_MS : LINGER_MS; /* nobody acknowledges what is in a pipe */
+    bool wait = connection_loop(connection)->draining && silent_for(connection) < limit &&
                 connection_discard(connection) && in_flight(connection) != 0;
     if (wait)
         connection_timer_in(connection, HURRY_MS);

@@ -481,6 +481,16 @@ local function isSameWrapper(was, new, old, link)
   return old.class == link.class or was.classes[old.class] and new.classes[link.class]
 end
 
+-- The same of those of processes that connections have started.
+local function findProcesses(change, was)
+  local process = package.loaded["skald.process"]
+  for methods, path in pairs(process and process.classes() or {}) do
+    if was.classes[methods] and not change.switched[methods] then
+      change.stayed[methods] = change.stayed[methods] or ("a class that hears of the process %s"):format(path)
+    end
+  end
+end
+
 -- The living factories of an entry: each link that has a former one takes over that one's.
 local function planLinks(change, was, new, entry)
   local olds, inner = factories.links(entry.predecessor), nil
@@ -518,6 +528,7 @@ function factories.plan(was, new)
       planLinks(change, was, new, entry)
     end
   end
+  findProcesses(change, was)
   return change
 end
 

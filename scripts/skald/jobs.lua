@@ -298,6 +298,10 @@ local function endUnload(job)
   for _, listener in ipairs(listenersOf(service)) do
     listener:close()
   end
+  local process = package.loaded["skald.process"]
+  if process then
+    process.unload(service)
+  end
   program.dispose(service.generation)
   program.remove(service)
   require("skald.watch").follow(service)

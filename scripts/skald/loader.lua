@@ -23,7 +23,17 @@ end
 -- The generation of an environment.
 local generations = setmetatable({}, { __mode = "kv" })
 
+-- The service of an environment, whichever generation that was.
+local services = setmetatable({}, { __mode = "kv" })
+
 -- --- files ------------------------------------------------------------------------------------
+
+--- The service whose code a function is.
+---@param f function
+---@return table? service
+function loader.serviceOf(f)
+  return services[getfenv(f)]
+end
 
 --- The text of a file: or nil, a message, and whether it is not there at all.
 ---@param path string
@@ -357,6 +367,7 @@ local function makeEnvironment(self)
   local environment = { require = requirer(self) }
   environment._G = environment
   generations[environment] = self
+  services[environment] = self.service
   return setmetatable(environment, { __index = lookUp })
 end
 

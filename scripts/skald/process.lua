@@ -2,6 +2,7 @@
 -- become one transport, and what its protocol hears.
 
 local address = require "skald.address"
+local class = require "skald.class"
 local core = require "skald.core"
 local dispatch = require "skald.dispatch"
 local log = require "skald.log"
@@ -20,6 +21,7 @@ local process = {}
 local KILL_AFTER = 5 -- seconds that a process has to end once it was asked to
 local TERM_AFTER = 5 -- seconds that one has to end once its connection has: as long as the core lingers
 local STOPS_AFTER = 1 -- and where the host stops
+local SOONEST = 0.1 -- seconds from the start of one to that of the next, where its end is what asks for that
 
 -- enum process_end (host/io/process.h).
 local READ, WRITE, GIVEN, STREAM, TERMINAL = 0, 1, 2, 3, 4
@@ -30,6 +32,12 @@ local children = {}
 
 -- Those that have ended, while somebody holds their pipes.
 local lasting = {}
+
+-- Those that wait for their time to start, with the timers.
+local delayed = {}
+
+-- The one whose processEnded runs.
+local concluding
 
 -- --- starting ---------------------------------------------------------------------------------
 
@@ -161,7 +169,10 @@ local function conclude(self)
   end
   self.told, lasting[self] = true, nil
   leave(self)
+  local before = concluding
+  concluding = self
   guarded(nil, hear, self.protocol, "processEnded", self.reason)
+  concluding = before
 end
 
 -- A callback of its protocol has raised.
@@ -226,6 +237,19 @@ local function start(self)
   if not ok then
     fail(self, problem)
   end
+end
+
+-- One that fails at once, and is started again whenever it has ended, must not take all there is.
+local function startInTime(self)
+  local wait = self.follows and self.follows + SOONEST - C.skald_seconds(pointer) or 0
+  self.startedAt = C.skald_seconds(pointer) + math.max(wait, 0)
+  if wait <= 0 then
+    return start(self)
+  end
+  delayed[self] = timers.own(wait, function()
+    delayed[self] = nil
+    start(self)
+  end)
 end
 
 -- Why it ended: by itself with 0 is `done`.
@@ -486,6 +510,10 @@ end
 ---@private
 function Process:finish()
   self.ended, self.owner = true, nil
+  if delayed[self] then
+    delayed[self]:cancel()
+    delayed[self] = nil
+  end
   self:loseConnection()
   stop(self)
 end
@@ -510,6 +538,7 @@ function process.start(receiver, plan, fds)
     pipes = {},
     writes = {},
     open = 0,
+    follows = concluding and concluding.startedAt,
   }, Process)
   local who = owner.current
   if who and who.ended then
@@ -521,7 +550,7 @@ function process.start(receiver, plan, fds)
     who:add(self)
   end
   if not program.host.checking then
-    program.whenRunning(start, self)
+    program.whenRunning(startInTime, self)
   end
   return self
 end
@@ -538,9 +567,64 @@ function process.exited(handle, status, number)
   end
 end
 
+-- Whether something in a table is code of that service.
+local function hasCode(methods, service)
+  local loader = require "skald.loader"
+  for _, value in next, methods or {} do
+    if type(value) == "function" and loader.serviceOf(value) == service then
+      return true
+    end
+  end
+  return false
+end
+
+local function isOf(child, service)
+  local receiver = child.protocol
+  local methods, found = class.of(receiver), hasCode(receiver, service)
+  while not found and class.is(methods) do
+    found = hasCode(methods, service)
+    methods = getmetatable(methods).__index
+  end
+  return found
+end
+
+--- A service is unloaded: those whose protocols are its code, of whichever generation, are asked to end.
+---@param service table
+function process.unload(service)
+  local list = {}
+  for _, child in pairs(children) do
+    list[#list + 1] = isOf(child, service) and child or nil
+  end
+  for child in pairs(delayed) do
+    list[#list + 1] = isOf(child, service) and child or nil
+  end
+  for _, child in ipairs(list) do
+    leave(child)
+    child:finish()
+  end
+end
+
+--- The classes of those whose protocols hear of a process, by its program.
+---@return table<table, string> paths
+function process.classes()
+  local found = {}
+  for _, child in pairs(children) do
+    local methods = class.of(child.protocol)
+    if methods then
+      found[methods] = child.plan.path
+    end
+  end
+  return found
+end
+
 --- The host stops: what runs is asked to end. The core makes those end that have not when grace is over.
 function process.stopAll()
   process.stopping = true
+  for child, timer in pairs(delayed) do
+    timer:cancel()
+    notStarted(child, "the host stops", "ECANCELED")
+  end
+  delayed = {}
   for _, child in pairs(children) do
     child.stopping = true
     if not child.connected then

@@ -709,6 +709,22 @@ describe("a host that stops", function()
     awaitGone(pid)
   end)
 
+  it("waits a second for who holds the output of a process that was the peer of a connection", function()
+    local h = serve([[
+      local P = protocol.Protocol {}
+      function P:dataReceived(data) print("holder", data) end
+      local definition = { connect = "process:sh:-c:sleep 1000 & echo $!; exec cat", protocol = P, maxRetries = 0 }
+      reactor.callWhenRunning(function()
+        require("skald.endpoints").clientFromString(definition.connect):connect({ protocol = P })
+      end)
+    ]], { options = { "--grace=4" } })
+    local holder = tonumber(said(h, "^holder"):match "%d+")
+    h:stop()
+    assert.is_nil(h:errors():find("grace is over", 1, true))
+    assert.is_true(isAlive(holder))
+    process.run { "kill", holder }
+  end)
+
   it("starts no process that its end asks for", function()
     local h = serve [[
       function Told:processExited() sh("echo too late", nil, "late") end
@@ -744,6 +760,74 @@ describe("skald test", function()
     assert.equal(1, status)
     assert.truthy(out:find("skald test: 1 passed, 1 failed", 1, true), out)
     assert.truthy(out:find("left behind: a process, sleep\n", 1, true), out)
+  end)
+end)
+
+describe("a process that is started when one has ended", function()
+  after_each(host.cleanup)
+
+  it("does not take all there is where it fails at once", function()
+    local h = serve [[
+      local starts, first = 0, nil
+      local P = protocol.ProcessProtocol {}
+      function P:processEnded()
+        starts, first = starts + 1, first or reactor.seconds()
+        if starts == 4 then
+          print("four", reactor.seconds() - first >= 0.25)
+        else
+          reactor.spawnProcess(P:new(), starts == 2 and "/no/such/program" or "true", { "x" })
+        end
+      end
+      reactor.spawnProcess(P:new(), "true", { "true" })
+    ]]
+    assert.equal("four\ttrue", said(h, "^four"))
+    h:stop()
+  end)
+
+  it("is told of, and not started, where the host stops meanwhile", function()
+    local h = serve [[
+      local P = protocol.ProcessProtocol {}
+      function P:processEnded(r)
+        print("ended", r.code, r.errno)
+        if r.code == "done" then
+          reactor.spawnProcess(P:new(), "true", { "true" })
+          reactor.stop(0)
+        end
+      end
+      reactor.spawnProcess(P:new(), "true", { "true" })
+    ]]
+    h:ends(0)
+    assert.truthy(h:output():find("ended\tdone\tnil\nended\tlost\tECANCELED\n", 1, true), h:output())
+  end)
+end)
+
+describe("an unload", function()
+  after_each(host.cleanup)
+
+  it("ends what connections of the service have started, and nothing of other services", function()
+    local text = host.commands(HEAD .. [[
+      local Mine = Told {}
+      function Mine:outReceived() print("pid", self.name, self.transport.pid) end
+      function commands.go(_, _, name)
+        reactor.spawnProcess(Mine:new(name), "sh", { "sh", "-c", "echo here; exec sleep 1000" })
+        reactor.spawnProcess({ outReceived = function(self) print("pid", "plain" .. name, self.transport.pid) end },
+          "sh", { "sh", "-c", "echo here; exec sleep 1000" })
+      end
+    ]])
+    local h = host.run { host.script(text, "one.lua"), host.script(text, "two.lua"), listening = 2 }
+    local pids = {}
+    for i, name in ipairs { "one", "two" } do
+      h:connect(nil, i):send("go " .. name)
+      for _, which in ipairs { name, "plain" .. name } do
+        pids[which] = tonumber(said(h, "^pid\t" .. which .. "\t"):match "(%d+)$")
+      end
+    end
+    assert.equal("committed", reload.run("--force", "one").result)
+    assert.equal(0, (host.command { "unload", "one" }))
+    awaitGone(pids.one)
+    awaitGone(pids.plainone)
+    assert.same({ true, true }, { isAlive(pids.two), isAlive(pids.plaintwo) })
+    h:stop()
   end)
 end)
 
@@ -807,6 +891,21 @@ describe("a reload", function()
     reload.refused()
     h:stop()
     assert.is_nil(h:output():find("second", 1, true))
+  end)
+
+  it("says that the class of a running process has no successor", function()
+    local h = serveCommands [[
+      local Mine = protocol.ProcessProtocol {}
+      function Mine:outReceived(data) print("old", data) end
+      function commands.go()
+        reactor.spawnProcess(Mine:new(), "sh", { "sh", "-c", "echo here; exec sleep 1000" })
+      end
+    ]]
+    h:connect():send "go"
+    said(h, "^old\there")
+    local report = reload.run "--force"
+    assert.same({ "committed", "a class that hears of the process sh" }, { report.result, unpack(report.classes.stayed) })
+    h:stop()
   end)
 
   it("by check starts none either", function()
