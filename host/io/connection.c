@@ -374,7 +374,8 @@ void connection_polled(struct connection *connection, int status, int events)
     else if (events & UV_READABLE)
         connection_dirty(
             connection); /* watched in vain: its pipe got blocked by another's writes */
-    if (events & UV_WRITABLE && wants_output(connection))
+    if (events & UV_WRITABLE && wants_output(connection) &&
+        (status < 0 || output_has_turn(connection)))
         output_writable(connection);
     loop_settle(connection_loop(connection));
 }

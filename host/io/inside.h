@@ -57,6 +57,16 @@ struct stdio {
     enum { STDIO_FREE, STDIO_TAKEN, STDIO_USED } state;
 };
 
+/* What one turn of the loop sends. Where that is more than a turn may, connections take their
+ * turns: those that C_ROUND says have had theirs in this round let the others go first. */
+struct turn {
+    uint64_t began;   /* as uv_now has it */
+    size_t flushed;   /* bytes */
+    uint32_t round;   /* 0 or C_ROUND */
+    unsigned waiting; /* connections that were due in this round, and were put off */
+    bool crowded;     /* there were such in the turn before */
+};
+
 struct loop {
     uv_loop_t uv;
     const struct log *log;
@@ -86,8 +96,9 @@ struct loop {
     struct listener *paced; /* wait for a descriptor */
     void (*drained)(void *context);
     struct timer grace;
-    uint64_t warned_at;      /* when a shortage of descriptors was last logged */
-    size_t flushed;          /* bytes sent within the running callback */
+    uint64_t warned_at; /* when a shortage of descriptors was last logged */
+    size_t flushed;     /* bytes sent within the running callback */
+    struct turn turn;
     uint32_t pipes;          /* of connections; the lane is closed with the last */
     bool has_lane;           /* open from when it is first wanted on */
     int lane[2];             /* owns; splice.c: empty between two calls, so that one does for all */
@@ -126,6 +137,7 @@ enum connection_flag {
     C_KEPT = 1 << 20,       /* its input ended, and only a pipe to it keeps it from closing */
     C_READY = 1 << 24,      /* it is there, and is told of when the running callback has returned */
     C_ABRUPT = 1 << 25,     /* no socket: nobody's FIN is waited for */
+    C_ROUND = 1 << 26,      /* of `struct turn` */
 };
 
 /* Owned by the loop from creation to uv_close's callback, which frees it. */
@@ -217,7 +229,8 @@ void connection_timer_in(struct connection *connection, uint32_t milliseconds);
 void connection_on_timer(struct timer *timer);
 
 /* output.c */
-int output_flush(struct connection *connection); /* 0 or -errno */
+int output_flush(struct connection *connection);     /* 0 or -errno */
+bool output_has_turn(struct connection *connection); /* false: it waits for another turn */
 void output_writable(struct connection *connection);
 void output_tell_sent(struct connection *connection); /* of a file that is through */
 bool output_accepts(const struct connection *connection);

@@ -7,6 +7,7 @@ enum {
     PARTS = 64,
     FILE_PART = 1 << 19,  /* bytes of a file sent at once */
     FLUSH_MOST = 1 << 20, /* bytes sent within one callback, so that a fast reader starves nobody */
+    TURN_MOST = 1 << 23,  /* and by all of a turn: who has more to send waits for the next */
 };
 
 /* Whether an error of send_file is the file's, and not the socket's. */
@@ -25,7 +26,40 @@ static void took(struct connection *connection, size_t taken)
     struct loop *loop = connection_loop(connection);
     connection->active = connection_clock(connection);
     loop->flushed += taken;
+    loop->turn.flushed += taken;
     queue_consume(&connection->out, &loop->pool, taken);
+}
+
+/* libuv's clock stands still while the events of a turn are handled. A round is over with a turn in
+ * which nobody had to wait. */
+static struct turn *turn_of(struct loop *loop)
+{
+    struct turn *turn = &loop->turn;
+    uint64_t now = uv_now(&loop->uv);
+    if (turn->began != now)
+        *turn = (struct turn){
+            .began = now,
+            .crowded = turn->waiting > 0,
+            .round = turn->waiting > 0 ? turn->round : turn->round ^ C_ROUND,
+        };
+    return turn;
+}
+
+bool output_has_turn(struct connection *connection)
+{
+    struct turn *turn = turn_of(connection_loop(connection));
+    bool served = (connection->flags & C_ROUND) == turn->round;
+    if (turn->flushed >= TURN_MOST || (turn->crowded && served)) {
+        turn->waiting += !served;
+        return false;
+    }
+    connection->flags = (connection->flags & ~(uint32_t)C_ROUND) | turn->round;
+    return true;
+}
+
+static bool may_flush(struct loop *loop)
+{
+    return loop->flushed < FLUSH_MOST && turn_of(loop)->flushed < TURN_MOST;
 }
 
 static ssize_t send_parts(struct connection *connection, size_t *wanted)
@@ -137,7 +171,7 @@ static enum write_result cross_high_water(struct connection *connection, size_t 
     uint64_t high = connection->group->high_water;
     if (connection->out.bytes <= high)
         return WRITE_OK;
-    if (before <= high && connection_loop(connection)->flushed < FLUSH_MOST)
+    if (before <= high && may_flush(connection_loop(connection)))
         flush_or_break(connection);
     if (connection->out.bytes <= high || (connection->flags & (C_PUSH | C_PAUSED)) != C_PUSH)
         return WRITE_OK;

@@ -1,5 +1,6 @@
 -- Producers: a transport tells who feeds it when to pause and when to go on, and memory stays in bounds.
 
+local client = require "support.client"
 local host = require "support.host"
 
 local commands = host.commands
@@ -295,5 +296,47 @@ describe("a producer", function()
     source:halfClose()
     local n, ending = sink:count()
     assert.same({ sent, "eof" }, { n, ending })
+  end)
+
+  it("does not take a turn for itself where there are many, and none of them starves", function()
+    local h = host.serve [[
+      local task = require "skald.task"
+      local P, piece = {}, ("x"):rep(16384)
+      local written, most, live = 0, 0, {}
+      function P:connectionMade()
+        live[#live + 1] = self
+        self.bytes = 0
+        self.transport:registerProducer(self, true)
+        self:resumeProducing()
+      end
+      function P:pauseProducing() self.paused = true end
+      function P:stopProducing() self.paused = true end
+      function P:resumeProducing()
+        self.paused = false
+        while not self.paused and self.transport:write(piece) do
+          self.bytes, written = self.bytes + #piece, written + #piece
+        end
+      end
+      task.LoopingCall:new(function()
+        most, written = math.max(most, written), 0
+        local least = math.huge
+        for _, p in ipairs(live) do least = math.min(least, p.bytes) end
+        if #live == 200 and least > 1e6 then
+          print("most", most)
+          require("skald.reactor").stop(0)
+        end
+      end):start(0)
+      return { listen = "tcp:127.0.0.1:0", protocol = P }
+    ]]
+    h:kill "STOP"
+    local clients = {}
+    for i = 1, 200 do
+      clients[i] = h:connect()
+    end
+    h:kill "CONT"
+    local most = tonumber(h:line "^most\t(%d+)")
+    assert.is_true(most < 32e6, most)
+    client.closeAll()
+    h:ends(0)
   end)
 end)
