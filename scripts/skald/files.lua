@@ -36,6 +36,8 @@ local texts = { ENOTSUP = "not a regular file" }
 ---@field onDone fun(request: FileRequest, result: any, errno: integer)? nil: nobody is told any more; where it failed
 ---the result is how many bytes were written
 ---@field dropped boolean? not to be begun
+---@field isCounted boolean? a load's own, which waits for the commit
+---@field hasBegun boolean?
 ---@field waits integer how many others, of the same path, are before it before it, of the same path
 ---@field followers FileRequest[]? those that wait for this one
 ---@field job number? while it is under way
@@ -208,7 +210,8 @@ function files.filed(job, errno)
 end
 
 local function begin(request)
-  waiting = waiting + 1
+  waiting = waiting + (request.isCounted and 0 or 1)
+  request.hasBegun = true
   if request.isOrdered then
     lineUp(request, request.path)
     if request.to and request.to ~= request.path then
@@ -232,6 +235,9 @@ end
 --- Its owner has ended: nobody is told, and nothing is read. What is to be written is written.
 ---@private
 function Request:finish()
+  if self.isCounted and not self.hasBegun then
+    waiting = waiting - 1 -- so does the timer that would begin it
+  end
   self.onDone, self.owner = nil, nil
   self.dropped = self.dropped or readers[self.what]
 end
@@ -270,6 +276,7 @@ end
 -- A load's own are begun when it is committed, and never where it is refused.
 local function beginFor(who, request)
   if who and who.held then
+    waiting, request.isCounted = waiting + 1, true
     timers.later(0, begin, request)
   else
     begin(request)

@@ -382,6 +382,38 @@ describe("what waits for a disk", function()
     assert.falsy(exists "other")
   end)
 
+  it("fails with ENOBUFS where a load asks for too much, and forgets what a refused one asked for", function()
+    local text = HEAD .. [[
+      require("skald.files").WAITING = 3
+      local list = {}
+      for i = 1, 5 do
+        list[i] = fs.writeFile(dir .. "/file" .. i, "x")
+        list[i]:addBoth(function(r) print(i, type(r) == "number" and r or r.value.code) end)
+      end
+      return { listen = "tcp:127.0.0.1:0", protocol = {}, @
+      }
+    ]]
+    local h = host.run { host.script((text:gsub("@", ""))), "dir=" .. host.folder() }
+    local function said(written, refused)
+      sys.await(function()
+        local _, ones = h:output():gsub("\t1\n", "")
+        local _, others = h:output():gsub("\tENOBUFS\n", "")
+        return ones == written and others == refused
+      end, function()
+        return h:story(("not %d written and %d refused"):format(written, refused))
+      end)
+    end
+    said(3, 2)
+    for i = 1, 2 do
+      host.script((text:gsub("@", "protcol = {} -- " .. i)))
+      reload.refused()
+      said(3, 2 + 2 * i)
+    end
+    host.script((text:gsub("@", "")))
+    reload.committed "--force"
+    said(6, 8)
+  end)
+
   it("fails with ENOBUFS where too much is waiting", function()
     local lines = run [[
       local files = require "skald.files"
