@@ -325,9 +325,10 @@ int listener_new(struct loop *loop, struct group *group, const struct transport_
 /* What kind of listening socket a descriptor is, or NULL. */
 static const struct transport_ops *kind_of(int fd)
 {
-    int listens = 0, domain = 0;
+    int listens = 0, domain = 0, type = 0;
     socklen_t size = sizeof listens;
     if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) < 0 || !listens ||
+        getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) < 0 || type != SOCK_STREAM ||
         getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) < 0)
         return NULL;
     return domain == AF_UNIX ? &unix_ops : &tcp_ops;

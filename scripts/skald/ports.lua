@@ -68,7 +68,7 @@ local function adopt(group, fd, handle)
   if errno ~= 0 then
     local message, code = core.errorOf(errno)
     if code == "ENOTSOCK" then
-      message = "that descriptor is no listening socket"
+      message = "that descriptor is no listening socket of connections"
     end
     return nil, message, code
   end

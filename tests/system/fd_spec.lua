@@ -10,7 +10,8 @@ local parent = [[
 import os, socket, sys
 tcp = socket.socket(); tcp.bind(("127.0.0.1", 0)); tcp.listen(16)
 unix = socket.socket(socket.AF_UNIX); unix.bind(sys.argv[1] + "/handed"); unix.listen(16)
-for fd, s in ((3, tcp), (4, unix)):
+packets = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); packets.bind(sys.argv[1] + "/packets"); packets.listen(16)
+for fd, s in ((3, tcp), (4, unix), (5, packets)):
     copy = os.dup(s.fileno()) if s.fileno() != fd else fd
     os.dup2(copy, fd); os.set_inheritable(fd, True)
 os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="2", LISTEN_FDNAMES="web:side")
@@ -81,7 +82,8 @@ describe("a socket that was handed over", function()
   for endpoint, problem in pairs {
     ["systemd:name=none"] = "no such socket among the 2 that were handed over: web, side",
     ["systemd:index=2"] = "no such socket among the 2 that were handed over: web, side",
-    ["fd:0"] = "that descriptor is no listening socket",
+    ["fd:0"] = "that descriptor is no listening socket of connections",
+    ["fd:5"] = "that descriptor is no listening socket of connections", -- packets, though one listens
     ["fd:99"] = "Bad file descriptor",
     ["systemd:"] = "column 9: systemd takes one of both",
     ["systemd:name=a:index=1"] = "systemd takes one of both",
