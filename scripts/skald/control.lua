@@ -196,7 +196,7 @@ end
 -- The end of the stream follows when the host has stopped listening.
 function commands.stop(self)
   self.transport:write(encode { result = "stopping" } .. "\n")
-  C.skald_stop(pointer, 0)
+  program.stop()
 end
 
 local function isFlag(value)

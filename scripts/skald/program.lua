@@ -407,18 +407,23 @@ function program.stopped()
     end
   end
   fire("after", "shutdown")
+  stopConnectors() -- and those of the triggers, which nothing can come of
   turn.last()
   return filesAreDone(turn)
 end
 
+-- What the host is to exit with.
+local exitStatus = 0
+
 --- Stops the host in order; where a load asks for it, once that is committed.
----@param status integer? of the exit
+---@param status integer? of the exit; the first one that is not 0 stands
 function program.stop(status)
   if host.trial then
     error("reactor.stop would end the run of the tests", 0)
   end
   program.whenRunning(function()
-    C.skald_stop(pointer, status or 0)
+    exitStatus = exitStatus ~= 0 and exitStatus or status or 0
+    C.skald_stop(pointer, exitStatus)
   end)
 end
 

@@ -35,7 +35,7 @@ function reactor.callWhenRunning(f, ...)
 end
 
 --- Stops the host in order.
----@param status integer? what the program exits with (0)
+---@param status integer? what the program exits with (0); the first one that is not 0 stands
 function reactor.stop(status)
   asked.stop(status)
   program.stop(status)

@@ -883,6 +883,19 @@ describe("a system event trigger", function()
     h:ends(0)
   end)
 
+  it("after shutdown connects nobody any more, and says so", function()
+    local h = host.serve(HEAD .. [[
+      local protocol = require "skald.protocol"
+      local F = protocol.ClientFactory { protocol = {} }
+      function F:startFactory() print "started" end
+      function F:clientConnectionFailed(_, reason) print("failed", reason.code) end
+      function F:stopFactory() print "over" end
+      reactor.addSystemEventTrigger("after", "shutdown", function() reactor.connectTCP("127.0.0.1", 9, F:new()) end)
+    ]])
+    h:stop()
+    assert.truthy(h:output():find("started\nfailed\tstopped\nover\n", 1, true), h:output())
+  end)
+
   it("before shutdown that fails holds nothing up", function()
     local h = host.serve(HEAD .. [[
       reactor.addSystemEventTrigger("before", "shutdown", function() return require("skald.defer").fail "no" end)

@@ -75,6 +75,19 @@ describe("the program", function()
     ]]):ends(0)
   end)
 
+  it("ends with the first status that is not 0, whoever stops it once more", function()
+    host.serve([[
+      local reactor = require "skald.reactor"
+      reactor.callLater(0, function()
+        reactor.stop()
+        reactor.stop(3)
+        reactor.stop()
+        reactor.stop(4)
+      end)
+      return { listen = "tcp:127.0.0.1:0", protocol = {} }
+    ]]):ends(3)
+  end)
+
   it("takes options as two words and with an equals sign", function()
     host.run({ "echo", "listen=tcp:127.0.0.1:0", options = { "--grace", "3" } }):stop()
     host.run({ "echo", "listen=tcp:127.0.0.1:0", options = { "--grace=3" } }):stop()
