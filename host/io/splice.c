@@ -61,9 +61,9 @@ ssize_t splice_some(struct connection *source, struct connection *sink, int *err
         return -ENOSYS;
     ssize_t n = move(source->fd, loop->lane[1], MOVE_SIZE);
     if (n <= 0)
-        return n == -EINVAL ? -ENOSYS : n;
+        return n == -EINVAL || n == -ENOMEM ? -ENOSYS : n; /* copying takes less memory */
     ssize_t sent = move(loop->lane[0], sink->fd, (size_t)n);
-    if (sent < 0 && (sent == -EAGAIN || sent == -EINVAL))
+    if (sent < 0 && (sent == -EAGAIN || sent == -EINVAL || sent == -ENOMEM))
         sent = 0;
     sink->active = connection_clock(sink);
     *error = sent < 0 ? (int)sent : queue_rest(sink, (size_t)(n - sent));

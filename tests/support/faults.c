@@ -233,6 +233,9 @@ WRAP_FD(setsockopt, int, (int fd, int level, int option, const void *value, sock
 WRAP_FD(getsockopt, int, (int fd, int level, int option, void *value, socklen_t *size),
         (fd, level, option, value, size), fd, ENOMEM, -1)
 WRAP_FD(inotify_init1, int, (int flags), (flags), flags, EMFILE, -1)
+WRAP_FD(splice, ssize_t,
+        (int from, off64_t *at, int to, off64_t *to_at, size_t size, unsigned flags),
+        (from, at, to, to_at, size, flags), from, ENOMEM, -1)
 WRAP_PATH(inotify_add_watch, int, (int fd, const char *path, uint32_t mask), (fd, path, mask), path,
           ENOSPC, -1)
 

@@ -106,6 +106,28 @@ describe("a pipe", function()
     assert.equal("lost\tdone\tpeer", h:line())
   end)
 
+  for k, what in ipairs { "for what the kernel moves from the source", "for what it moves on to the sink" } do
+    it("loses nothing where there is no memory " .. what, function()
+      local ffi = require "ffi"
+      local words = ffi.new("uint32_t[4]", 1, k, 0, 0) -- armed, k, count, hits
+      local path = host.file("faults", ffi.string(words, 16) .. "splice" .. ("\0"):rep(234))
+      local h = host.serve(commands(pair), {
+        env = {
+          LD_PRELOAD = "build/tests/faults.so", SKALD_FAULTS = path,
+          ASAN_OPTIONS = (os.getenv "ASAN_OPTIONS" or "") .. ":verify_asan_link_order=0",
+        },
+      })
+      local source, sink = join(h)
+      local flow = { from = source, to = sink, text = numbered("x", 4000000), most = 65536 }
+      pump { flow }
+      assert.is_true(flow.text == flow.got, flow.ending)
+      assert.equal("piped\t" .. #flow.text, h:line())
+      local file = assert(io.open(path, "rb"))
+      assert.equal("\1", file:read(16):sub(13, 13)) -- it has failed once
+      file:close()
+    end)
+  end
+
   it("works in both directions at once, and each side's end of input is the other's", function()
     local h = serve()
     local a, b = join(h, "both")
