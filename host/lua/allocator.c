@@ -1,4 +1,5 @@
-/* Lua's memory: LuaJIT's own allocator, but for blocks of the size of a full read. */
+/* Lua's memory: cells for small blocks, spare blocks for full reads, LuaJIT's own allocator
+ * between. */
 #include "lua/allocator.h"
 
 #include "base/memory.h"
@@ -60,14 +61,20 @@ static void *block_new(struct allocator *allocator, size_t size)
 
 static void release(struct allocator *allocator, void *old, size_t size)
 {
-    if (is_block(size))
+    if (cells_have(&allocator->cells, old))
+        cells_put(&allocator->cells, old);
+    else if (is_block(size))
         block_put(allocator, old);
     else
         allocator->small(allocator->small_context, old, size, 0);
 }
 
+/* Where there are no cells, or no more of them, LuaJIT's own allocator does it. */
 static void *obtain(struct allocator *allocator, size_t size)
 {
+    void *cell = size <= CELLS_MOST ? cells_take(&allocator->cells, size) : NULL;
+    if (cell)
+        return cell;
     if (is_block(size))
         return block_new(allocator, size);
     return allocator->small(allocator->small_context, NULL, 0, size);
@@ -83,7 +90,7 @@ static void *move(struct allocator *allocator, void *old, size_t old_size, size_
     return new;
 }
 
-/* A lua_Alloc. The size of what is freed or moved tells where it came from. */
+/* A lua_Alloc. The address or the size of what is freed or moved tells where it came from. */
 static void *allocate(void *context, void *old, size_t old_size, size_t size)
 {
     struct allocator *allocator = context;
@@ -93,7 +100,10 @@ static void *allocate(void *context, void *old, size_t old_size, size_t size)
         release(allocator, old, old_size);
         return NULL;
     }
-    if (is_block(old_size) || is_block(size))
+    bool is_cell = cells_have(&allocator->cells, old);
+    if (is_cell && cells_fit(&allocator->cells, old, size))
+        return old;
+    if (is_cell || size <= CELLS_MOST || is_block(old_size) || is_block(size))
         return move(allocator, old, old_size, size);
     return allocator->small(allocator->small_context, old, old_size, size);
 }
@@ -127,6 +137,7 @@ void allocator_attach(struct allocator *allocator, lua_State *L)
     allocator->small = lua_getallocf(L, &allocator->small_context);
     if (!takes_any_memory(allocator))
         return; /* then reads are copied, as small ones are */
+    cells_open(&allocator->cells);
     lua_setallocf(L, allocate, allocator);
     allocator->header = find_header(allocator, L);
 }
@@ -137,6 +148,7 @@ void allocator_free(struct allocator *allocator)
         free(block_take(allocator));
     free(allocator->current);
     allocator->current = NULL;
+    cells_close(&allocator->cells);
 }
 
 char *allocator_buffer(struct allocator *allocator)

@@ -1,8 +1,10 @@
-/* Lua's memory: LuaJIT's own allocator, but for blocks of the size of a full read, which are kept
- * for the next one. What the socket is read into lies where such a block puts the bytes of a
- * string: a full read becomes a string without being copied. */
+/* Lua's memory: small blocks are cells (base/cells.h), those of the size of a full read are kept
+ * for the next one, LuaJIT's own allocator does the rest. What the socket is read into lies where
+ * such a block puts the bytes of a string: a full read becomes a string without being copied. */
 #ifndef SKALD_LUA_ALLOCATOR_H
 #define SKALD_LUA_ALLOCATOR_H
+
+#include "base/cells.h"
 
 #include <lua.h>
 #include <stdbool.h>
@@ -16,7 +18,8 @@ enum {
 struct allocator_block;
 
 struct allocator {
-    lua_Alloc small; /* LuaJIT's own, with its context */
+    struct cells cells; /* owns */
+    lua_Alloc small;    /* LuaJIT's own, with its context */
     void *small_context;
     struct allocator_block *spare; /* owns; the last one freed comes first: it is in the cache */
     unsigned spares;
