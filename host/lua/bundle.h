@@ -9,6 +9,8 @@ struct bundle_file {
     const char *name; /* "skald/protocol.lua", "services/echo.lua", … */
     const char *data;
     size_t size;
+    const char *code; /* of a Lua module: its bytecode with names and lines; else NULL */
+    size_t code_size;
 };
 
 extern const struct bundle_file bundle_files[]; /* sorted by name; ends with a NULL name */

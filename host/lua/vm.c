@@ -70,6 +70,15 @@ static void bundle_name(const char *module, char *name, size_t size)
             *c = '/';
 }
 
+/* Bytecode is quicker to load, but another LuaJIT than that of the build may refuse it. */
+static int load_module(lua_State *L, const struct bundle_file *file, const char *chunk)
+{ // [module, chunk] -> [module, chunk, function or message]
+    if (file->code && luaL_loadbufferx(L, file->code, file->code_size, chunk, "b") == 0)
+        return 0;
+    lua_settop(L, 2);
+    return luaL_loadbufferx(L, file->data, file->size, chunk, "t");
+}
+
 /* package.loaders entry: the library inside the program comes before any file. */
 static int search_bundle(lua_State *L)
 {
@@ -80,8 +89,9 @@ static int search_bundle(lua_State *L)
         lua_pushfstring(L, "\n\tno bundled file '%s'", name);
         return 1;
     }
-    lua_pushfstring(L, "@%s", name);
-    if (luaL_loadbufferx(L, file->data, file->size, lua_tostring(L, -1), "t") != 0)
+    lua_settop(L, 1);
+    lua_pushfstring(L, "@%s", name); // [module, chunk]
+    if (load_module(L, file, lua_tostring(L, 2)) != 0)
         return lua_error(L);
     return 1;
 }
