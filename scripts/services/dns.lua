@@ -172,14 +172,13 @@ end
 
 local plainOpt, badVersion = opt(0), opt(1)
 
--- What follows the flags of a message: the counts, the question, `bytes`; and the same where an OPT record
--- is to be the last. `ofZone` counts what is no answer, but told of the zone.
-local function newAnswer(count, ofZone, bytes, lastly)
-  local counts = "\0\1" .. int16(count) .. int16(ofZone)
-  return {
-    plain = { counts = counts .. "\0\0", bytes = bytes },
-    extended = { counts = counts .. "\0\1", bytes = bytes .. (lastly or plainOpt) },
-  }
+local COUNTS = 7 -- bytes of them but the last, which counts an OPT record
+
+-- What stands in a message before the question and behind it, as one string: tables would take five times the
+-- memory, and what is out of the cache is most of what an answer costs. `ofZone` counts what is no answer, but
+-- told of the zone.
+local function newAnswer(count, ofZone, bytes)
+  return "\0\1" .. int16(count) .. int16(ofZone) .. "\0" .. bytes
 end
 
 -- The answer for one type, or nil where there is nothing.
@@ -247,6 +246,9 @@ local function compile(zone)
   for wire, found in pairs(names) do
     addAnswers(answers, names, wire, found)
   end
+  for wire, found in pairs(names) do
+    names[wire] = { zone = found.zone, alias = found.alias, soa = found.soa }
+  end
   return answers, names
 end
 
@@ -265,7 +267,7 @@ local answers, names = load()
 
 local NOERROR, FORMERR, NXDOMAIN, NOTIMP, REFUSED = 0, 1, 3, 4, 5
 local transfers = { [int16(251)] = true, [int16(252)] = true } -- IXFR, AXFR: of whole zones
-local empty, unknownVersion = newAnswer(0, 0, ""), newAnswer(0, 0, "", badVersion)
+local empty = newAnswer(0, 0, "")
 
 -- The zone of a name that is not in the table; nil where it is in none, or is no name. The pattern, which
 -- LuaJIT does not compile, keeps this loop out of the compiled code for names that are there.
@@ -320,19 +322,25 @@ local function answerQuestion(data, stop, isDatagram)
   local question, code = data:sub(HEADER + 1, stop), NOERROR
   local made = answers[question] or answers[question:lower()]
   local size, version = readOpt(data, stop + 1)
+  local extra, extras = size and plainOpt or "", size and "\1" or "\0"
   if version and version > 0 then
-    made = unknownVersion
+    made, extra = empty, badVersion
   elseif not made then
     code, made = answerFor(question)
   end
   local id1, id2, flags = data:byte(1, 3)
   flags = flags % 2 + (code == REFUSED and 128 or 132)
-  local form = size and made.extended or made.plain
   local limit = isDatagram and math.min(size or SMALL, UDP_SIZE) or 65535
-  if HEADER + #question + #form.bytes > limit then
-    flags, form = flags + 2, size and empty.extended or empty.plain
+  if HEADER + #question + #made - COUNTS + #extra > limit then
+    flags, made = flags + 2, empty
   end
-  return string.char(id1, id2, flags, code) .. form.counts .. question .. form.bytes
+  -- one expression, so that the compiler copies the parts and makes no strings of them
+  return string.char(id1, id2, flags, code)
+    .. made:sub(1, COUNTS)
+    .. extras
+    .. question
+    .. made:sub(COUNTS + 1)
+    .. extra
 end
 
 -- The answer to a message. Nil: none is due.
