@@ -20,7 +20,8 @@ local LARGEST = 65507 -- bytes that a datagram may have
 ---@field connected boolean true after `connect`
 ---@field sent table[] `{ data =, address = }` of each datagram that was written
 ---@field groups table<string, boolean> that were joined, and not left
----@field options table<string, any> what the setters were given, by their names without `set`
+---@field options table<string, any> what the setters were given, by their names without `set`; else what a port begins
+---with
 local Port = { connected = false }
 Port.__index = Port
 
@@ -130,6 +131,13 @@ local function note(self, name, value)
   return true
 end
 
+local function noted(self, name)
+  if not self.listening then
+    return nil, "closing", "EPIPE"
+  end
+  return self.options[name]
+end
+
 --- Notes it in `options.BroadcastAllowed`.
 ---@param allowed boolean
 ---@return boolean? ok nil, message, code after stopListening
@@ -137,6 +145,14 @@ end
 ---@return string? code EPIPE
 function Port:setBroadcastAllowed(allowed)
   return note(self, "BroadcastAllowed", allowed and true or false)
+end
+
+--- What was set, or false.
+---@return boolean? allowed nil, message, code after stopListening
+---@return string? message
+---@return string? code EPIPE
+function Port:getBroadcastAllowed()
+  return noted(self, "BroadcastAllowed")
 end
 
 --- Notes it in `options.TTL`.
@@ -151,6 +167,14 @@ function Port:setTTL(ttl)
   return note(self, "TTL", ttl)
 end
 
+--- What was set, or 1.
+---@return integer? ttl from 0 to 255; nil, message, code after stopListening
+---@return string? message
+---@return string? code EPIPE
+function Port:getTTL()
+  return noted(self, "TTL")
+end
+
 --- Notes it in `options.LoopbackMode`.
 ---@param on boolean
 ---@return boolean? ok nil, message, code after stopListening
@@ -158,6 +182,14 @@ end
 ---@return string? code EPIPE
 function Port:setLoopbackMode(on)
   return note(self, "LoopbackMode", on and true or false)
+end
+
+--- What was set, or true.
+---@return boolean? on nil, message, code after stopListening
+---@return string? message
+---@return string? code EPIPE
+function Port:getLoopbackMode()
+  return noted(self, "LoopbackMode")
 end
 
 --- Notes it in `options.OutgoingInterface`.
@@ -170,6 +202,12 @@ function Port:setOutgoingInterface(interface)
     error(("setOutgoingInterface takes an interface's name or address, not a %s"):format(type(interface)), 2)
   end
   return note(self, "OutgoingInterface", interface)
+end
+
+--- What was set, or "".
+---@return string interface
+function Port:getOutgoingInterface()
+  return self.options.OutgoingInterface
 end
 
 local function needGroup(name, group, interface)
@@ -311,7 +349,7 @@ function memorydatagram.new(memory, endpoint, own, onStop)
     listening = true,
     sent = {},
     groups = {},
-    options = {},
+    options = { BroadcastAllowed = false, TTL = 1, LoopbackMode = true, OutgoingInterface = "" },
   }, Port)
 end
 

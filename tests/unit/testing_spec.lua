@@ -140,19 +140,34 @@ describe("a StringTransport", function()
     end
   end)
 
-  it("has every method of a real transport", function()
-    local file = assert(io.open "scripts/skald/transport.lua")
-    local source = file:read "*a"
-    file:close()
-    local count, own = 0, { fail = true, carrier = true, writePair = true } -- between the core and its own
-    for name in source:gmatch "\nfunction Transport:(%w+)" do
-      if not own[name] then
-        count = count + 1
-        assert.equal("function", type(testing.StringTransport[name]), name)
+end)
+
+describe("a fake", function()
+  -- whose, where the real one stands, how its methods begin there, what is between the core and its own, and methods
+  local network = testing.MemoryReactor:new()
+  local rows = {
+    { "StringTransport", "transport", "Transport", { fail = true, carrier = true, writePair = true },
+      testing.StringTransport:new(), 15 },
+    { "MemoryDatagramPort", "datagram", "Transport", {}, network.listenUDP(0, protocol.DatagramProtocol:new()), 12 },
+    { "MemoryProcess", "process", "Process", { exited = true, finish = true },
+      network.spawnProcess(protocol.ProcessProtocol:new(), "/bin/true"), 12 },
+  }
+  for _, row in ipairs(rows) do
+    local name, file, class, own, fake, least = unpack(row)
+    it("has every method of the real one: " .. name, function()
+      local opened = assert(io.open("scripts/skald/" .. file .. ".lua"))
+      local source = opened:read "*a"
+      opened:close()
+      local count = 0
+      for method in source:gmatch("\nfunction " .. class .. ":(%w+)") do
+        if not own[method] then
+          count = count + 1
+          assert.equal("function", type(fake[method]), method)
+        end
       end
-    end
-    assert.is_true(count > 15)
-  end)
+      assert.is_true(count >= least, ("only %d methods are found"):format(count))
+    end)
+  end
 end)
 
 describe("what a peer does", function()
@@ -657,6 +672,21 @@ describe("a MemoryReactor", function()
     port:stopListening()
     assert.same({ nil, "Connection refused", "ECONNREFUSED" }, { memory:datagram(port, "x") })
     assert.same({ nil, "closing", "EPIPE" }, { port:setTTL(1) })
+  end)
+
+  it("tells what was set of a UDP port, or what a port begins with", function()
+    local port = memory.listenUDP(0, protocol.DatagramProtocol:new())
+    local function all()
+      return { port:getBroadcastAllowed(), port:getTTL(), port:getLoopbackMode(), port:getOutgoingInterface() }
+    end
+    assert.same({ false, 1, true, "" }, all())
+    port:setBroadcastAllowed(true)
+    port:setTTL(9)
+    port:setLoopbackMode(false)
+    port:setOutgoingInterface "lo"
+    assert.same({ true, 9, false, "lo" }, all())
+    port:stopListening()
+    assert.same({ nil, "closing", "EPIPE" }, { port:getTTL() })
   end)
 
   it("brings a datagram for a group to all that have joined it", function()
