@@ -278,7 +278,7 @@ void duplex_close(struct connection *connection);
 /* tcp.c */
 int tcp_send_at_once(int fd); /* 0 or -errno */
 
-/* tls.c: of connections with and without */
+/* tls.c, tls_handshake.c: of connections with and without */
 void tls_end(struct connection *connection); /* from now on, bytes go as they are */
 bool tls_is_shaking(const struct connection *connection);
 bool tls_has_unsent(const struct connection *connection);       /* beside the queue */

@@ -14,50 +14,10 @@
 #include <unistd.h>
 
 enum {
-    SLICE_NS = 500000,      /* of first steps of handshakes in one turn of the loop, one at least;
-                               the others may take as long again */
     PLAIN_PARTS = 64,       /* of the queue that go at once as they are */
     MOST_AT_ONCE = 1 << 20, /* bytes encrypted in one call, so that a fast reader starves nobody */
     MOST_PENDING = 1 << 20, /* of ciphertext that nobody takes: answers to its questions pile up */
 };
-
-enum state {
-    WAITING, /* for plaintext to be sent that was queued before */
-    SHAKING,
-    OPEN,
-    FAILED,
-};
-
-/* Owned by its connection. */
-struct tls {
-    struct connection *connection;
-    struct tls_context *context;       /* holds */
-    const struct transport_ops *under; /* of the socket */
-    SSL *ssl;                          /* owns; NULL until the handshake begins */
-    char *name;                        /* owns; whom the peer is to be */
-    char *problem;                     /* owns; why it failed */
-    char *pending;                     /* owns; ciphertext that the kernel did not take */
-    size_t pending_length;
-    size_t plain;       /* bytes of the queue that go as they are */
-    size_t owed;        /* bytes of the queue that `pending` is the ciphertext of */
-    struct timer timer; /* the handshake's limit; afterwards: there is something to read inside */
-    ssize_t outcome;    /* of the next read, where `ended` */
-    uint8_t state;
-    bool unread; /* OpenSSL holds what came */
-    bool ended;  /* the session's input has, as `outcome` says; not told yet */
-    bool eof;    /* the socket's has */
-    bool sealed; /* close_notify is written */
-};
-
-static struct tls_library *library(const struct connection *connection)
-{
-    return connection_loop(connection)->tls;
-}
-
-static const struct openssl *openssl_of(const struct connection *connection)
-{
-    return &library(connection)->openssl;
-}
 
 bool tls_is_shaking(const struct connection *connection)
 {
@@ -85,7 +45,7 @@ bool tls_saw_end(const struct connection *connection)
 }
 
 /* Before each call that may fail: what an earlier one has left would be taken for its error. */
-static void prepare(const struct openssl *openssl)
+void tls_prepare(const struct openssl *openssl)
 {
     if (openssl->ERR_peek_error() != 0)
         openssl->ERR_clear_error();
@@ -127,9 +87,9 @@ static ssize_t send_some(struct tls *tls, const char *bytes, size_t length)
 
 /* Sends what OpenSSL has just written. 0 or -errno; what the kernel does not take is pending. Each
  * time all of the buffer is taken, so that it never wraps around. */
-static int push(struct tls *tls)
+int tls_push(struct tls *tls)
 {
-    struct tls_library *shared = library(tls->connection);
+    struct tls_library *shared = tls_library_of(tls->connection);
     uint64_t written = shared->openssl.BIO_number_written(shared->out);
     char *bytes;
     if (written == shared->written)
@@ -167,7 +127,7 @@ static int send_pending(struct tls *tls)
 
 /* --- what went wrong ------------------------------------------------------------------------ */
 
-static void note(struct tls *tls, const char *prefix, const char *text)
+void tls_note(struct tls *tls, const char *prefix, const char *text)
 {
     char problem[256];
     if (tls->problem)
@@ -178,24 +138,24 @@ static void note(struct tls *tls, const char *prefix, const char *text)
 
 static void note_failure(struct tls *tls)
 {
-    const struct openssl *openssl = openssl_of(tls->connection);
+    const struct openssl *openssl = tls_openssl(tls->connection);
     unsigned long error = openssl->ERR_peek_error();
     const char *text = openssl->ERR_reason_error_string(error);
     if (ERR_GET_REASON(error) == SSL_R_CERTIFICATE_VERIFY_FAILED)
-        note(tls, "the certificate is not accepted: ",
-             openssl->X509_verify_cert_error_string(openssl->SSL_get_verify_result(tls->ssl)));
+        tls_note(tls, "the certificate is not accepted: ",
+                 openssl->X509_verify_cert_error_string(openssl->SSL_get_verify_result(tls->ssl)));
     else if (ERR_GET_REASON(error) == SSL_R_WRONG_VERSION_NUMBER)
-        note(tls, "TLS: ", "what the peer sends is no TLS");
+        tls_note(tls, "TLS: ", "what the peer sends is no TLS");
     else
-        note(tls, "TLS: ", text ? text : "the session failed");
+        tls_note(tls, "TLS: ", text ? text : "the session failed");
 }
 
 /* Why a call of OpenSSL's gave no result: -EAGAIN, 0 at a clean end, else -errno, and the session
  * is over. Comes right after that call. */
-static int classify(struct tls *tls, int result)
+int tls_classify(struct tls *tls, int result)
 {
     int error = errno;
-    const struct openssl *openssl = openssl_of(tls->connection);
+    const struct openssl *openssl = tls_openssl(tls->connection);
     int what = openssl->SSL_get_error(tls->ssl, result);
     if (what == SSL_ERROR_WANT_READ || what == SSL_ERROR_WANT_WRITE)
         return -EAGAIN;
@@ -208,151 +168,12 @@ static int classify(struct tls *tls, int result)
     tls->eof = what == SSL_ERROR_ZERO_RETURN || what == SSL_ERROR_SYSCALL ||
                ERR_GET_REASON(openssl->ERR_peek_error()) == SSL_R_UNEXPECTED_EOF_WHILE_READING;
     if (tls->eof)
-        note(tls, "",
-             shaking ? "the peer closed during the TLS handshake"
-                     : "truncated: the peer closed without close_notify");
+        tls_note(tls, "",
+                 shaking ? "the peer closed during the TLS handshake"
+                         : "truncated: the peer closed without close_notify");
     else
         note_failure(tls);
     return -EPROTO;
-}
-
-/* --- the handshake -------------------------------------------------------------------------- */
-
-/* No more than a slice of each turn goes into handshakes, so that a flood of them delays nobody
- * much; who is skipped is told of by the kernel again. */
-static bool has_time(const struct tls *tls)
-{
-    struct loop *loop = connection_loop(tls->connection);
-    struct tls_library *shared = loop->tls;
-    if (shared->turn != uv_now(&loop->uv)) {
-        shared->turn = uv_now(&loop->uv);
-        shared->spent = 0;
-    }
-    return shared->spent < (uint64_t)SLICE_NS * (tls->ssl ? 2 : 1);
-}
-
-/* The peer's certificate is to have the name among its names (RFC 9525): what its subject is called
- * says nothing. False: nobody would look at it. */
-static bool expect_name(struct tls *tls)
-{
-    const struct openssl *openssl = openssl_of(tls->connection);
-    X509_VERIFY_PARAM *parameters = openssl->SSL_get0_param(tls->ssl);
-    if (openssl->X509_VERIFY_PARAM_set1_ip_asc(parameters, tls->name) == 1)
-        return true;
-    openssl->SSL_set_hostflags(tls->ssl, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS |
-                                             X509_CHECK_FLAG_NEVER_CHECK_SUBJECT);
-    openssl->SSL_ctrl(tls->ssl, SSL_CTRL_SET_TLSEXT_HOSTNAME, TLSEXT_NAMETYPE_host_name, tls->name);
-    return openssl->SSL_set1_host(tls->ssl, tls->name) == 1;
-}
-
-static bool open_session(struct tls *tls)
-{
-    struct tls_library *shared = library(tls->connection);
-    const struct openssl *openssl = &shared->openssl;
-    struct connection *connection = tls->connection;
-    int fd = connection->duplex ? duplex_own_input(connection) : connection->fd;
-    tls->ssl = openssl->SSL_new(tls->context->variants[0]);
-    BIO *in = tls->ssl ? openssl->BIO_new_socket(fd, BIO_NOCLOSE) : NULL;
-    if (in == NULL)
-        return false;
-    openssl->BIO_up_ref(shared->out);
-    openssl->SSL_set_bio(tls->ssl, in, shared->out);
-    if (tls->context->server)
-        openssl->SSL_set_accept_state(tls->ssl);
-    else
-        openssl->SSL_set_connect_state(tls->ssl);
-    return tls->name == NULL || expect_name(tls);
-}
-
-static void on_unread(struct timer *timer);
-
-/* The handshake is over, one way or the other: another may begin. */
-static void leave_handshakes(struct tls *tls)
-{
-    struct loop *loop = connection_loop(tls->connection);
-    loop_timer_stop(loop, &tls->timer);
-    tls->timer.fire = on_unread;
-    bool was_full = tls_context_is_full(tls->context);
-    tls->context->handshakes--;
-    if (was_full && loop->paced)
-        listeners_retry(loop);
-}
-
-static void opened(struct tls *tls)
-{
-    struct connection *connection = tls->connection;
-    leave_handshakes(tls);
-    tls->state = OPEN;
-    tls->unread = openssl_of(connection)->SSL_has_pending(tls->ssl);
-    if (tls->pending_length == 0)
-        connection->flags &= ~(uint32_t)C_FULL;
-    connection_dirty(connection);
-}
-
-static int shake_session(struct tls *tls)
-{
-    const struct openssl *openssl = openssl_of(tls->connection);
-    prepare(openssl);
-    int result = openssl->SSL_do_handshake(tls->ssl);
-    int why = result == 1 ? 0 : classify(tls, result);
-    int error = push(tls);
-    if (result == 1 && error == 0)
-        return 0;
-    return why != 0 && why != -EAGAIN ? why : error < 0 ? error : -EAGAIN;
-}
-
-/* One step. Ends the connection where it fails. */
-static void shake(struct tls *tls)
-{
-    struct connection *connection = tls->connection;
-    struct loop *loop = connection_loop(connection);
-    uint64_t before = loop_now(loop);
-    int error = -EAGAIN;
-    tls->state = SHAKING;
-    if (tls->ssl || open_session(tls))
-        error = shake_session(tls);
-    else
-        error = -ENOMEM;
-    connection->active = connection_clock(connection);
-    loop->tls->spent += loop_now(loop) - before;
-    if (error == 0) {
-        opened(tls);
-    } else if (error != -EAGAIN) {
-        tls->state = FAILED;
-        leave_handshakes(tls);
-        connection_break(connection, -error);
-    }
-}
-
-static void on_limit(struct timer *timer)
-{
-    struct tls *tls = container_of(timer, struct tls, timer);
-    char text[64];
-    snprintf(text, sizeof text, "no TLS handshake within %g s", tls->context->timeout_ms / 1000.0);
-    note(tls, "", text);
-    tls->state = FAILED;
-    leave_handshakes(tls);
-    connection_end(tls->connection, C_DROPPING, END_TIMEOUT, BY_HOST, ETIMEDOUT);
-}
-
-void tls_on_poll(struct connection *connection, int events)
-{
-    struct tls *tls = connection->tls;
-    struct loop *loop = connection_loop(connection);
-    if (events & UV_WRITABLE && tls_wants_output(connection)) {
-        connection->flags &= ~(uint32_t)C_FULL;
-        connection_flush(connection);
-        connection_dirty(connection);
-    }
-    if (tls->state != SHAKING || !(events & UV_READABLE) ||
-        connection->flags & (C_DROPPING | C_RESET | C_BROKEN))
-        return;
-    if (has_time(tls))
-        shake(tls);
-    if (tls->state != OPEN)
-        return;
-    connection_tell_news(connection);
-    loop->events->secured(loop->context, connection);
 }
 
 /* --- bytes ---------------------------------------------------------------------------------- */
@@ -368,7 +189,7 @@ void tls_watch(struct connection *connection, bool wanted)
     }
 }
 
-static void on_unread(struct timer *timer)
+void tls_on_unread(struct timer *timer)
 {
     struct tls *tls = container_of(timer, struct tls, timer);
     if (tls->unread)
@@ -379,7 +200,7 @@ static void on_unread(struct timer *timer)
 static ssize_t tls_read(struct connection *connection, char *buffer, size_t size)
 {
     struct tls *tls = connection->tls;
-    const struct openssl *openssl = openssl_of(connection);
+    const struct openssl *openssl = tls_openssl(connection);
     size_t total = 0, n;
     tls->unread = false;
     if (tls->ended)
@@ -387,16 +208,16 @@ static ssize_t tls_read(struct connection *connection, char *buffer, size_t size
     if (tls->state != OPEN)
         return -EAGAIN;
     do {
-        prepare(openssl);
+        tls_prepare(openssl);
         int result = openssl->SSL_read_ex(tls->ssl, buffer + total, size - total, &n);
         if (result != 1) {
-            tls->outcome = classify(tls, result);
+            tls->outcome = tls_classify(tls, result);
             tls->ended = tls->outcome != -EAGAIN;
             break;
         }
         total += n;
     } while (total < size && openssl->SSL_has_pending(tls->ssl));
-    int error = push(tls);
+    int error = tls_push(tls);
     if (error < 0 && !tls->ended) {
         tls->ended = true;
         tls->outcome = error;
@@ -457,19 +278,19 @@ static const char *next_bytes(struct cursor *at, char *scratch, size_t most, siz
 /* How many bytes were encrypted, or -errno. */
 static ssize_t encrypt(struct tls *tls, const char *bytes, size_t length)
 {
-    const struct openssl *openssl = openssl_of(tls->connection);
+    const struct openssl *openssl = tls_openssl(tls->connection);
     size_t written;
-    prepare(openssl);
+    tls_prepare(openssl);
     int result = openssl->SSL_write_ex(tls->ssl, bytes, length, &written);
     if (result == 1)
         return (ssize_t)written;
-    int error = classify(tls, result);
+    int error = tls_classify(tls, result);
     return error < 0 ? error : -EPROTO;
 }
 
 static ssize_t encrypt_batch(struct tls *tls, struct cursor *at)
 {
-    struct tls_library *shared = library(tls->connection);
+    struct tls_library *shared = tls_library_of(tls->connection);
     size_t batch = 0, length;
     while (at->part < at->end && TLS_BATCH - batch >= TLS_RECORD) {
         const char *bytes = next_bytes(at, shared->scratch, TLS_BATCH - batch, &length);
@@ -545,7 +366,7 @@ static ssize_t settle_owed(struct tls *tls)
 /* The ciphertext of so many bytes was written: how many of them are sent. */
 static ssize_t push_batch(struct tls *tls, size_t batch)
 {
-    int error = push(tls);
+    int error = tls_push(tls);
     if (error < 0)
         return error;
     if (tls->pending_length == 0)
@@ -578,7 +399,7 @@ static ssize_t tls_write(struct connection *connection, const struct iovec *part
 static ssize_t tls_send_file(struct connection *connection, int fd, int64_t offset, size_t length)
 {
     struct tls *tls = connection->tls;
-    struct tls_library *shared = library(connection);
+    struct tls_library *shared = tls_library_of(connection);
     if (tls->plain > 0) {
         ssize_t sent = tls->under->send_file(connection, fd, offset,
                                              length < tls->plain ? length : tls->plain);
@@ -606,7 +427,7 @@ static int tls_flush(struct connection *connection)
     if (tls->state == WAITING && tls->plain == 0) {
         tls->state = SHAKING;
         if (!tls->context->server)
-            shake(tls);
+            tls_shake(tls);
     }
     return send_pending(tls);
 }
@@ -615,12 +436,12 @@ static int tls_flush(struct connection *connection)
 static int tls_seal(struct connection *connection)
 {
     struct tls *tls = connection->tls;
-    const struct openssl *openssl = openssl_of(connection);
+    const struct openssl *openssl = tls_openssl(connection);
     if (tls->state == OPEN && !tls->sealed) {
         tls->sealed = true;
-        prepare(openssl);
+        tls_prepare(openssl);
         openssl->SSL_shutdown(tls->ssl);
-        push(tls);
+        tls_push(tls);
     }
     return send_pending(tls);
 }
@@ -680,8 +501,8 @@ void tls_begin(struct connection *connection, struct tls_context *context, const
     tls->context = context;
     tls->under = connection->ops;
     tls->plain = connection->out.bytes;
-    tls->name = copy_name(name);
-    tls->timer.fire = on_limit;
+    tls->name = name ? strdup(name) : NULL;
+    tls->timer.fire = tls_on_limit;
     tls_context_hold(context);
     context->handshakes++;
     connection->tls = tls;
@@ -711,10 +532,10 @@ void tls_end(struct connection *connection)
     if (tls == NULL)
         return;
     if (tls->state < OPEN)
-        leave_handshakes(tls);
+        tls_leave_handshakes(tls);
     loop_timer_stop(connection_loop(connection), &tls->timer);
     if (tls->ssl)
-        openssl_of(connection)->SSL_free(tls->ssl);
+        tls_openssl(connection)->SSL_free(tls->ssl);
     connection->ops = tls->under;
     connection->tls = NULL;
     tls_context_drop(tls->context);
@@ -731,7 +552,7 @@ const char *connection_protocol(const struct connection *connection, size_t *len
     const unsigned char *name = NULL;
     unsigned size = 0;
     if (connection->tls && connection->tls->ssl)
-        openssl_of(connection)->SSL_get0_alpn_selected(connection->tls->ssl, &name, &size);
+        tls_openssl(connection)->SSL_get0_alpn_selected(connection->tls->ssl, &name, &size);
     *length = size;
     return size ? (const char *)name : NULL;
 }
@@ -743,7 +564,7 @@ const char *connection_tls_problem(const struct connection *connection)
 
 char *connection_certificate(const struct connection *connection, size_t *length)
 {
-    const struct openssl *openssl = connection->tls ? openssl_of(connection) : NULL;
+    const struct openssl *openssl = connection->tls ? tls_openssl(connection) : NULL;
     X509 *certificate = connection->tls && connection->tls->ssl
                             ? openssl->SSL_get1_peer_certificate(connection->tls->ssl)
                             : NULL;

@@ -43,6 +43,59 @@ struct tls_context {
     size_t protocols_length;
 };
 
+enum tls_state {
+    WAITING, /* for plaintext to be sent that was queued before */
+    SHAKING,
+    OPEN,
+    FAILED,
+};
+
+/* Owned by its connection. */
+struct tls {
+    struct connection *connection;
+    struct tls_context *context;       /* holds */
+    const struct transport_ops *under; /* of the socket */
+    SSL *ssl;                          /* owns; NULL until the handshake begins */
+    char *name;                        /* owns; whom the peer is to be */
+    char *problem;                     /* owns; why it failed */
+    char *pending;                     /* owns; ciphertext that the kernel did not take */
+    size_t pending_length;
+    size_t plain;       /* bytes of the queue that go as they are */
+    size_t owed;        /* bytes of the queue that `pending` is the ciphertext of */
+    struct timer timer; /* the handshake's limit; afterwards: there is something to read inside */
+    ssize_t outcome;    /* of the next read, where `ended` */
+    uint8_t state;
+    bool unread; /* OpenSSL holds what came */
+    bool ended;  /* the session's input has, as `outcome` says; not told yet */
+    bool eof;    /* the socket's has */
+    bool sealed; /* close_notify is written */
+};
+
+static inline struct tls_library *tls_library_of(const struct connection *connection)
+{
+    return connection_loop(connection)->tls;
+}
+
+static inline const struct openssl *tls_openssl(const struct connection *connection)
+{
+    return &tls_library_of(connection)->openssl;
+}
+
+/* tls.c */
+void tls_prepare(const struct openssl *openssl); /* before each call that may fail */
+/* Why a call of OpenSSL's gave no result: -EAGAIN, 0 at a clean end, else -errno, and the session
+ * is over. Comes right after that call. */
+int tls_classify(struct tls *tls, int result);
+/* Sends what OpenSSL has just written. 0 or -errno; what the kernel does not take is pending. */
+int tls_push(struct tls *tls);
+void tls_note(struct tls *tls, const char *prefix, const char *text); /* why it failed */
+void tls_on_unread(struct timer *timer);
+
+/* tls_handshake.c */
+void tls_shake(struct tls *tls); /* one step; ends the connection where it fails */
+void tls_leave_handshakes(struct tls *tls);
+void tls_on_limit(struct timer *timer);
+
 /* tls_certificate.c: what connection_certificate gives */
 char *tls_describe(const struct openssl *openssl, const X509 *certificate, size_t *length);
 
