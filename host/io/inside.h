@@ -293,10 +293,12 @@ void tls_watch(struct connection *connection, bool wanted);  /* input; it may ha
 
 /* tls_context.c */
 struct tls_context *tls_context_find(struct loop *loop, uint64_t handle);
-bool tls_context_is_full(const struct tls_context *context); /* of handshakes under way */
 void tls_context_hold(struct tls_context *context);
 void tls_context_drop(struct tls_context *context);
 void tls_library_free(struct loop *loop);
+
+/* tls_queue.c */
+bool tls_context_is_full(const struct tls_context *context); /* of handshakes under way */
 
 /* dial.c */
 /* Takes the socket and connects it, unless it fails. 0 or -errno. */

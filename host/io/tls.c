@@ -31,7 +31,7 @@ bool tls_has_unsent(const struct connection *connection)
 
 bool tls_wants_input(const struct connection *connection)
 {
-    return connection->tls->state == SHAKING;
+    return connection->tls->state == SHAKING && !tls_is_held(connection->tls);
 }
 
 bool tls_wants_output(const struct connection *connection)
@@ -504,7 +504,6 @@ void tls_begin(struct connection *connection, struct tls_context *context, const
     tls->name = name ? strdup(name) : NULL;
     tls->timer.fire = tls_on_limit;
     tls_context_hold(context);
-    context->handshakes++;
     connection->tls = tls;
     connection->ops = &tls_ops;
     loop_timer_start(loop, &tls->timer, loop_now(loop) + context->timeout_ms * (uint64_t)1000000);

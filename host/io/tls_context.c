@@ -10,7 +10,6 @@
 #include <string.h>
 
 enum {
-    MOST_HANDSHAKES = 512, /* of a context at a time; who comes then waits in the kernel's queue */
     HANDSHAKE_MS = 10000,
     READ_BUFFER = 65536,
 };
@@ -21,11 +20,6 @@ static const char ciphers[] = "ECDHE+AESGCM:ECDHE+CHACHA20";
 struct tls_context *tls_context_find(struct loop *loop, uint64_t handle)
 {
     return loop->tls ? slots_find(&loop->tls->contexts, handle) : NULL;
-}
-
-bool tls_context_is_full(const struct tls_context *context)
-{
-    return context->handshakes >= MOST_HANDSHAKES;
 }
 
 const char *tls_problem(const struct loop *loop)
@@ -160,6 +154,7 @@ int tls_context_new(struct loop *loop, bool server, uint64_t *handle)
     context->server = server;
     context->references = 1;
     context->timeout_ms = HANDSHAKE_MS;
+    context->turn.fire = tls_on_turn;
     context->variants[0] = variant_new(context);
     if (context->variants[0])
         *handle = context->handle = slots_add(&loop->tls->contexts, context);

@@ -11,7 +11,7 @@ enum {
 
 /* No more than a slice of each turn goes into handshakes, so that a flood of them delays nobody
  * much; who is skipped is told of by the kernel again. */
-static bool has_time(const struct tls *tls)
+bool tls_has_time(const struct tls *tls)
 {
     struct loop *loop = connection_loop(tls->connection);
     struct tls_library *shared = loop->tls;
@@ -55,16 +55,12 @@ static bool open_session(struct tls *tls)
     return tls->name == NULL || expect_name(tls);
 }
 
-/* The handshake is over, one way or the other: another may begin. */
+/* The handshake is over, one way or the other. */
 void tls_leave_handshakes(struct tls *tls)
 {
-    struct loop *loop = connection_loop(tls->connection);
-    loop_timer_stop(loop, &tls->timer);
+    loop_timer_stop(connection_loop(tls->connection), &tls->timer);
     tls->timer.fire = tls_on_unread;
-    bool was_full = tls_context_is_full(tls->context);
-    tls->context->handshakes--;
-    if (was_full && loop->paced)
-        listeners_retry(loop);
+    tls_leave_place(tls);
 }
 
 static void opened(struct tls *tls)
@@ -113,21 +109,36 @@ void tls_shake(struct tls *tls)
     }
 }
 
-void tls_on_limit(struct timer *timer)
+void tls_expire(struct tls *tls, double seconds, const char *why)
 {
-    struct tls *tls = container_of(timer, struct tls, timer);
-    char text[64];
-    snprintf(text, sizeof text, "no TLS handshake within %g s", tls->context->timeout_ms / 1000.0);
+    char text[96];
+    snprintf(text, sizeof text, "no TLS handshake within %g s%s", seconds, why);
     tls_note(tls, "", text);
     tls->state = FAILED;
     tls_leave_handshakes(tls);
     connection_end(tls->connection, C_DROPPING, END_TIMEOUT, BY_HOST, ETIMEDOUT);
 }
 
+void tls_on_limit(struct timer *timer)
+{
+    struct tls *tls = container_of(timer, struct tls, timer);
+    tls_expire(tls, tls->context->timeout_ms / 1000.0, "");
+}
+
+void tls_step(struct tls *tls)
+{
+    struct connection *connection = tls->connection;
+    struct loop *loop = connection_loop(connection);
+    tls_shake(tls);
+    if (tls->state != OPEN)
+        return;
+    connection_tell_news(connection);
+    loop->events->secured(loop->context, connection);
+}
+
 void tls_on_poll(struct connection *connection, int events)
 {
     struct tls *tls = connection->tls;
-    struct loop *loop = connection_loop(connection);
     if (events & UV_WRITABLE && tls_wants_output(connection)) {
         connection->flags &= ~(uint32_t)C_FULL;
         connection_flush(connection);
@@ -136,10 +147,6 @@ void tls_on_poll(struct connection *connection, int events)
     if (tls->state != SHAKING || !(events & UV_READABLE) ||
         connection->flags & (C_DROPPING | C_RESET | C_BROKEN))
         return;
-    if (has_time(tls))
-        tls_shake(tls);
-    if (tls->state != OPEN)
-        return;
-    connection_tell_news(connection);
-    loop->events->secured(loop->context, connection);
+    if (tls_has_time(tls) && tls_take_place(tls))
+        tls_step(tls);
 }

@@ -29,12 +29,21 @@ struct tls_library {
     char problem[256];
 };
 
+/* Borrows its members: each is taken out before it ends. */
+struct tls_list {
+    struct tls *first;
+    struct tls *last;
+    uint32_t count;
+};
+
 struct tls_context {
     struct loop *loop;
     uint64_t handle;
     uint32_t references; /* Lua, listeners, sessions */
-    uint32_t handshakes; /* under way */
     uint32_t timeout_ms;
+    struct tls_list begun; /* a server's handshakes that have a place, the oldest first */
+    struct tls_list held;  /* and those that wait for one */
+    struct timer turn;     /* to look after those */
     bool server;
     bool certified;                      /* has a certificate */
     int count;                           /* of `variants`: at least one */
@@ -60,8 +69,11 @@ struct tls {
     char *problem;                     /* owns; why it failed */
     char *pending;                     /* owns; ciphertext that the kernel did not take */
     size_t pending_length;
-    size_t plain;       /* bytes of the queue that go as they are */
-    size_t owed;        /* bytes of the queue that `pending` is the ciphertext of */
+    size_t plain;                /* bytes of the queue that go as they are */
+    size_t owed;                 /* bytes of the queue that `pending` is the ciphertext of */
+    struct tls *next, *previous; /* in `list` */
+    struct tls_list *list;       /* of its context's, or NULL */
+    uint64_t placed;             /* when it got its place, in nanoseconds */
     struct timer timer; /* the handshake's limit; afterwards: there is something to read inside */
     ssize_t outcome;    /* of the next read, where `ended` */
     uint8_t state;
@@ -93,8 +105,17 @@ void tls_on_unread(struct timer *timer);
 
 /* tls_handshake.c */
 void tls_shake(struct tls *tls); /* one step; ends the connection where it fails */
+bool tls_has_time(const struct tls *tls);
+void tls_step(struct tls *tls); /* the same, and who waits for the end of the handshake is told */
 void tls_leave_handshakes(struct tls *tls);
+void tls_expire(struct tls *tls, double seconds, const char *why); /* it took so long */
 void tls_on_limit(struct timer *timer);
+
+/* tls_queue.c */
+bool tls_take_place(struct tls *tls); /* false: it waits, and is stepped when it has one */
+void tls_leave_place(struct tls *tls);
+void tls_on_turn(struct timer *timer);
+bool tls_is_held(const struct tls *tls);
 
 /* tls_certificate.c: what connection_certificate gives */
 char *tls_describe(const struct openssl *openssl, const X509 *certificate, size_t *length);
