@@ -15,21 +15,22 @@
     X(ASN1_TIME_to_tm)                                                                             \
     X(BIO_ctrl)                                                                                    \
     X(BIO_free)                                                                                    \
-    X(BIO_number_written)                                                                          \
     X(BIO_new)                                                                                     \
     X(BIO_new_bio_pair)                                                                            \
     X(BIO_new_mem_buf)                                                                             \
     X(BIO_new_socket)                                                                              \
     X(BIO_nread)                                                                                   \
+    X(BIO_number_written)                                                                          \
     X(BIO_s_mem)                                                                                   \
     X(BIO_up_ref)                                                                                  \
     X(ERR_clear_error)                                                                             \
     X(ERR_peek_error)                                                                              \
     X(ERR_peek_last_error)                                                                         \
     X(ERR_reason_error_string)                                                                     \
-    X(EVP_PKEY_free)                                                                               \
-    X(EVP_sha256)                                                                                  \
     X(EVP_Digest)                                                                                  \
+    X(EVP_PKEY_free)                                                                               \
+    X(EVP_PKEY_get_base_id)                                                                        \
+    X(EVP_sha256)                                                                                  \
     X(GENERAL_NAMES_free)                                                                          \
     X(OPENSSL_sk_num)                                                                              \
     X(OPENSSL_sk_value)                                                                            \
@@ -39,7 +40,6 @@
     X(RAND_bytes)                                                                                  \
     X(SSL_CTX_add_client_CA)                                                                       \
     X(SSL_CTX_callback_ctrl)                                                                       \
-    X(SSL_CTX_check_private_key)                                                                   \
     X(SSL_CTX_ctrl)                                                                                \
     X(SSL_CTX_free)                                                                                \
     X(SSL_CTX_get0_certificate)                                                                    \
@@ -82,10 +82,12 @@
     X(X509_STORE_add_cert)                                                                         \
     X(X509_VERIFY_PARAM_set1_ip_asc)                                                               \
     X(X509_check_host)                                                                             \
+    X(X509_check_private_key)                                                                      \
     X(X509_digest)                                                                                 \
     X(X509_free)                                                                                   \
     X(X509_get0_notAfter)                                                                          \
     X(X509_get0_notBefore)                                                                         \
+    X(X509_get0_pubkey)                                                                            \
     X(X509_get_ext_d2i)                                                                            \
     X(X509_get_issuer_name)                                                                        \
     X(X509_get_subject_name)                                                                       \

@@ -1,8 +1,11 @@
 /* The certificate of a TLS session's peer, as text. */
 #include "io/tls_inside.h"
 
+#include "base/memory.h"
+
 #include <arpa/inet.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -66,6 +69,42 @@ static void print_names(const struct openssl *openssl, FILE *out, const X509 *ce
     }
     if (names)
         openssl->GENERAL_NAMES_free(names);
+}
+
+static int compare(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* Puts the lines of a text into order, in place. */
+static void sort_lines(char *text, size_t length)
+{
+    char *copy = strndup(text, length), *rest = copy, *line, *end = text;
+    char **lines = memory_grow(NULL, length, sizeof *lines);
+    size_t count = 0;
+    while ((line = strsep(&rest, "\n")) != NULL)
+        if (*line)
+            lines[count++] = line;
+    qsort(lines, count, sizeof *lines, compare);
+    for (size_t i = 0; i < count; i++)
+        end += sprintf(end, "%s\n", lines[i]);
+    free(lines);
+    free(copy);
+}
+
+char *tls_names(const struct openssl *openssl, const X509 *certificate)
+{
+    char *text = NULL;
+    size_t length = 0;
+    FILE *out = open_memstream(&text, &length);
+    if (out == NULL)
+        return NULL;
+    print_names(openssl, out, certificate);
+    if (ftell(out) == 0)
+        print_name(openssl, out, "subject", openssl->X509_get_subject_name(certificate));
+    fclose(out);
+    sort_lines(text, length);
+    return text;
 }
 
 static void print_fingerprint(const struct openssl *openssl, FILE *out, const X509 *certificate)

@@ -1,5 +1,5 @@
-/* TLS contexts: certificates, whom to trust, what to speak. One SSL_CTX for each certificate; the
- * first of them makes the sessions. */
+/* TLS contexts: certificates, whom to trust, what to speak. One SSL_CTX for the certificates of the
+ * same names, which differ in the kind of their keys; the first of them makes the sessions. */
 #include "io/tls_inside.h"
 
 #include "base/memory.h"
@@ -225,61 +225,116 @@ static int each_certificate(const struct openssl *openssl, const char *pem, size
     return ok ? count : -1;
 }
 
-/* The first is the one, the others are its chain. */
-static bool take_chain(const struct openssl *openssl, void *target, X509 *found, int index)
-{
-    SSL_CTX *ctx = target;
-    if (index == 0)
-        return openssl->SSL_CTX_use_certificate(ctx, found) == 1;
-    return openssl->SSL_CTX_ctrl(ctx, SSL_CTRL_CHAIN_CERT, 1, found) == 1;
-}
-
 static int use_key(struct tls_library *tls, SSL_CTX *ctx, const char *pem, size_t length)
 {
     const struct openssl *openssl = &tls->openssl;
+    X509 *certificate = openssl->SSL_CTX_get0_certificate(ctx);
     BIO *bio = openssl->BIO_new_mem_buf(pem, (int)length);
     openssl->ERR_clear_error();
     EVP_PKEY *key = bio ? openssl->PEM_read_bio_PrivateKey(bio, NULL, no_passphrase, NULL) : NULL;
     openssl->BIO_free(bio);
     if (key == NULL)
         return refuse(tls, "no private key in it that can be read without a passphrase", "");
-    int taken = openssl->SSL_CTX_use_PrivateKey(ctx, key);
+    bool taken = openssl->X509_check_private_key(certificate, key) == 1 &&
+                 openssl->SSL_CTX_use_PrivateKey(ctx, key) == 1;
     openssl->EVP_PKEY_free(key);
-    if (taken != 1 || openssl->SSL_CTX_check_private_key(ctx) != 1)
+    if (!taken)
         return refuse(tls, "the private key does not fit the certificate: ",
                       reason(openssl, "it is another one"));
     return 0;
 }
 
-static int certify(struct tls_context *context, SSL_CTX *ctx, const char *chain,
-                   size_t chain_length, const char *key, size_t key_length)
+/* Of a certificate's key, as OpenSSL numbers them; 0: of none that it knows. */
+static int kind_of(const struct openssl *openssl, const X509 *certificate)
+{
+    const EVP_PKEY *key = openssl->X509_get0_pubkey(certificate);
+    return key ? openssl->EVP_PKEY_get_base_id(key) : 0;
+}
+
+/* Whether there is a certificate in it whose key is of the same kind. */
+static bool has_kind(const struct openssl *openssl, SSL_CTX *ctx, const X509 *certificate)
+{
+    int kind = kind_of(openssl, certificate);
+    long which = SSL_CERT_SET_FIRST;
+    while (openssl->SSL_CTX_ctrl(ctx, SSL_CTRL_SET_CURRENT_CERT, which, NULL) == 1) {
+        if (kind_of(openssl, openssl->SSL_CTX_get0_certificate(ctx)) == kind)
+            return true;
+        which = SSL_CERT_SET_NEXT;
+    }
+    return false;
+}
+
+static bool has_names(const struct openssl *openssl, SSL_CTX *ctx, const X509 *certificate)
+{
+    char *ours = tls_names(openssl, openssl->SSL_CTX_get0_certificate(ctx));
+    char *theirs = tls_names(openssl, certificate);
+    bool same = ours && theirs && strcmp(ours, theirs) == 0;
+    free(ours);
+    free(theirs);
+    return same;
+}
+
+static SSL_CTX *add_variant(struct tls_context *context)
 {
     struct tls_library *tls = context->loop->tls;
-    int count = each_certificate(&tls->openssl, chain, chain_length, take_chain, ctx);
-    if (count == 0)
-        return refuse(tls, "no certificate in it", "");
-    if (count < 0)
-        return refuse(tls, "no valid certificate: ", reason(&tls->openssl, "cannot be used"));
-    return use_key(tls, ctx, key, key_length);
+    SSL_CTX *ctx = context->count < TLS_CERTIFICATES ? variant_new(context) : NULL;
+    if (ctx)
+        context->variants[context->count++] = ctx;
+    else if (context->count == TLS_CERTIFICATES)
+        refuse(tls, "too many certificates", "");
+    else
+        refuse(tls, "OpenSSL: ", reason(&tls->openssl, "no context"));
+    return ctx;
+}
+
+/* Where a certificate belongs: to one of the same names with a key of another kind, so that OpenSSL
+ * shows the one that the client can check; else it stands by itself. NULL: there is no room. */
+static SSL_CTX *variant_for(struct tls_context *context, const X509 *certificate)
+{
+    const struct openssl *openssl = openssl_of(context);
+    if (!context->certified) {
+        context->certified = true;
+        return context->variants[0];
+    }
+    for (int i = 0; i < context->count; i++)
+        if (has_names(openssl, context->variants[i], certificate) &&
+            !has_kind(openssl, context->variants[i], certificate))
+            return context->variants[i];
+    return add_variant(context);
+}
+
+/* A chain that is being read. */
+struct chain {
+    struct tls_context *context;
+    SSL_CTX *ctx; /* where it goes */
+};
+
+/* The first is the one, the others are its chain. */
+static bool take_chain(const struct openssl *openssl, void *target, X509 *found, int index)
+{
+    struct chain *chain = target;
+    if (index > 0)
+        return openssl->SSL_CTX_ctrl(chain->ctx, SSL_CTRL_CHAIN_CERT, 1, found) == 1;
+    chain->ctx = variant_for(chain->context, found);
+    return chain->ctx && openssl->SSL_CTX_use_certificate(chain->ctx, found) == 1;
 }
 
 int tls_context_certify(struct loop *loop, uint64_t handle, const char *chain, size_t chain_length,
                         const char *key, size_t key_length)
 {
-    struct tls_context *context = tls_context_find(loop, handle);
-    if (context == NULL)
+    struct chain into = {tls_context_find(loop, handle), NULL};
+    if (into.context == NULL)
         return -EBADF;
-    if (!context->certified) {
-        context->certified = true;
-        return certify(context, context->variants[0], chain, chain_length, key, key_length);
-    }
-    if (context->count == TLS_CERTIFICATES)
-        return refuse(loop->tls, "too many certificates", "");
-    SSL_CTX *ctx = variant_new(context);
-    if (ctx == NULL)
-        return refuse(loop->tls, "OpenSSL: ", reason(&loop->tls->openssl, "no context"));
-    context->variants[context->count++] = ctx;
-    return certify(context, ctx, chain, chain_length, key, key_length);
+    struct tls_library *tls = loop->tls;
+    tls->problem[0] = '\0';
+    int count = each_certificate(&tls->openssl, chain, chain_length, take_chain, &into);
+    if (count == 0)
+        return refuse(tls, "no certificate in it", "");
+    if (count < 0 && tls->problem[0] != '\0')
+        return -EINVAL;
+    if (count < 0)
+        return refuse(tls, "no valid certificate: ", reason(&tls->openssl, "cannot be used"));
+    return use_key(tls, into.ctx, key, key_length);
 }
 
 /* --- whom to trust, what to speak ----------------------------------------------------------- */

@@ -119,5 +119,7 @@ bool tls_is_held(const struct tls *tls);
 
 /* tls_certificate.c: what connection_certificate gives */
 char *tls_describe(const struct openssl *openssl, const X509 *certificate, size_t *length);
+/* Whom it is of: lines in order, the same for certificates of the same names. To be freed. */
+char *tls_names(const struct openssl *openssl, const X509 *certificate);
 
 #endif

@@ -5,12 +5,13 @@ local tlsoptions = {}
 --- What a server says of TLS: in `tls:` endpoints by the same names, lists with commas.
 ---@class TLSServerOptions
 ---@field certificate string|string[] PEM files, each with its chain; of several, the name that a client asks for
----picks one
+---picks one, and of those of the same names, such as RSA and ECDSA, what the client can check
 ---@field privateKey string|string[]? PEM files, in the same order; without one, the certificate's file has it
 ---@field alpn string|string[]? what may be spoken above, the best first
 ---@field clientCA string? PEM file: whose certificates clients may show
 ---@field clientCertificate "required"|"optional"? required where there is a clientCA
----@field handshakeTimeout number? seconds (10)
+---@field handshakeTimeout number? seconds (10); while more than 512 clients shake hands, one that falls silent in
+---the midst of it has a second
 
 --- What a client says of TLS.
 ---@class TLSClientOptions

@@ -20,12 +20,18 @@ end
 
 local EC = { "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256" }
 
---- A certificate that signs itself: `{ certificate, key }`, both paths, called `name` and valid for the list.
+local RSA = { "-newkey", "rsa:2048", "-sha256" }
+
+--- A certificate that signs itself: `{ certificate, key }`, both paths, called `name` and valid for the list. Fields
+--- of `words`: `kind`, "RSA" or (default) "EC"; `file`, what the files are called.
 function certificates.selfSigned(name, list, words)
-  local base = ("%s/%s"):format(host.folder(), name)
+  local base = ("%s/%s"):format(host.folder(), words and words.file or name)
   local made = { certificate = base .. ".pem", key = base .. ".key" }
-  local argv = { "req", "-x509", EC[1], EC[2], EC[3], EC[4], "-nodes", "-keyout", made.key, "-out", made.certificate,
-    "-days", "30", "-subj", "/CN=" .. name }
+  local argv = { "req", "-x509", "-nodes", "-keyout", made.key, "-out", made.certificate, "-days", "30", "-subj",
+    "/CN=" .. name }
+  for _, word in ipairs(words and words.kind == "RSA" and RSA or EC) do
+    argv[#argv + 1] = word
+  end
   if list then
     argv[#argv + 1] = "-addext"
     argv[#argv + 1] = "subjectAltName=" .. names(list)

@@ -165,6 +165,37 @@ describe("a TLS server", function()
     end
   end)
 
+  it("shows a certificate that the client can check, of those of the same names", function()
+    local names = { "localhost", "two.example" }
+    local rsa = certificates.selfSigned("localhost", { "two.example", "localhost" }, { kind = "RSA", file = "rsa" })
+    own = certificates.selfSigned("localhost", names)
+    local h = host.run { "echo", ("listen=tls:127.0.0.1:0:certificate=%s,%s:privateKey=%s,%s")
+      :format(own.certificate, rsa.certificate, own.key, rsa.key) }
+    local function signature(...)
+      for _, name in ipairs(names) do
+        local log = certificates.sclient(h.port, "", { "-servername", name, "-brief", ... })
+        assert.truthy(log:find "ESTABLISHED", log)
+        return log:match "Signature type: ([^\n]*)"
+      end
+    end
+    assert.equal("ECDSA", signature "-tls1_3")
+    assert.equal("RSA-PSS", signature("-tls1_3", "-sigalgs", "RSA-PSS+SHA256"))
+    assert.equal("ECDSA", signature "-tls1_2")
+    assert.equal("RSA-PSS", signature("-tls1_2", "-cipher", "ECDHE-RSA-AES128-GCM-SHA256"))
+  end)
+
+  it("refuses a pair whose key is another one's of the same names", function()
+    local rsa = certificates.selfSigned("localhost", { "localhost", "127.0.0.1" }, { kind = "RSA", file = "rsa" })
+    local status, _, log = host.command { "check", "echo", ("listen=tls:0:certificate=%s,%s:privateKey=%s,%s")
+      :format(own.certificate, rsa.certificate, own.key, own.key) }
+    assert.equal(1, status)
+    assert.truthy(log:find("the private key does not fit the certificate", 1, true), log)
+    status, _, log = host.command { "check", "echo", ("listen=tls:0:certificate=%s,%s:privateKey=%s,%s")
+      :format(rsa.certificate, own.certificate, rsa.key, rsa.key) }
+    assert.equal(1, status)
+    assert.truthy(log:find("the private key does not fit the certificate", 1, true), log)
+  end)
+
   it("sends its chain", function()
     local root = certificates.selfSigned("root", nil)
     local middle = certificates.selfSigned("middle", nil)
