@@ -12,6 +12,8 @@ static const char *const names[] = {
 #undef OPENSSL_NAME
 };
 
+static const char soname[] = "libssl.so.3";
+
 enum { NAMES = sizeof names / sizeof *names };
 
 _Static_assert(sizeof(struct openssl) == NAMES * sizeof(void *), "one pointer for each name");
@@ -19,7 +21,7 @@ _Static_assert(sizeof(struct openssl) == NAMES * sizeof(void *), "one pointer fo
 /* A symbol of libcrypto is found through libssl, which depends on it. */
 int openssl_open(struct openssl *functions, char *problem, size_t size)
 {
-    void *library = dlopen("libssl.so.3", RTLD_NOW | RTLD_LOCAL);
+    void *library = dlopen(soname, RTLD_NOW | RTLD_LOCAL);
     if (library == NULL) {
         snprintf(problem, size, "TLS takes OpenSSL 3: %s", dlerror());
         return -ENOENT;
@@ -33,4 +35,17 @@ int openssl_open(struct openssl *functions, char *problem, size_t size)
         memcpy((char *)functions + (size_t)i * sizeof symbol, &symbol, sizeof symbol);
     }
     return 0;
+}
+
+/* Such a callback knows no table of functions, and none is kept where all could reach it. */
+void *openssl_data_of(const SSL *ssl)
+{
+    __typeof__(&SSL_get_ex_data) get = NULL;
+    void *library = dlopen(soname, RTLD_NOW | RTLD_NOLOAD);
+    void *symbol = library ? dlsym(library, "SSL_get_ex_data") : NULL;
+    memcpy(&get, &symbol, sizeof get);
+    void *data = get ? get(ssl, 0) : NULL;
+    if (library)
+        dlclose(library);
+    return data;
 }

@@ -3,6 +3,7 @@
 #ifndef SKALD_IO_OPENSSL_H
 #define SKALD_IO_OPENSSL_H
 
+#include <openssl/core_names.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/rand.h>
@@ -27,9 +28,13 @@
     X(ERR_peek_error)                                                                              \
     X(ERR_peek_last_error)                                                                         \
     X(ERR_reason_error_string)                                                                     \
+    X(EVP_DecryptInit_ex)                                                                          \
     X(EVP_Digest)                                                                                  \
+    X(EVP_EncryptInit_ex)                                                                          \
+    X(EVP_MAC_CTX_set_params)                                                                      \
     X(EVP_PKEY_free)                                                                               \
     X(EVP_PKEY_get_base_id)                                                                        \
+    X(EVP_aes_256_cbc)                                                                             \
     X(EVP_sha256)                                                                                  \
     X(GENERAL_NAMES_free)                                                                          \
     X(OPENSSL_sk_num)                                                                              \
@@ -52,6 +57,8 @@
     X(SSL_CTX_set_default_verify_paths)                                                            \
     X(SSL_CTX_set_options)                                                                         \
     X(SSL_CTX_set_session_id_context)                                                              \
+    X(SSL_CTX_set_timeout)                                                                         \
+    X(SSL_CTX_set_tlsext_ticket_key_evp_cb)                                                        \
     X(SSL_CTX_set_verify)                                                                          \
     X(SSL_CTX_use_PrivateKey)                                                                      \
     X(SSL_CTX_use_certificate)                                                                     \
@@ -73,8 +80,10 @@
     X(SSL_set_accept_state)                                                                        \
     X(SSL_set_bio)                                                                                 \
     X(SSL_set_connect_state)                                                                       \
+    X(SSL_set_ex_data)                                                                             \
     X(SSL_set_hostflags)                                                                           \
     X(SSL_shutdown)                                                                                \
+    X(SSL_version)                                                                                 \
     X(SSL_write_ex)                                                                                \
     X(TLS_client_method)                                                                           \
     X(TLS_server_method)                                                                           \
@@ -101,5 +110,8 @@ struct openssl {
 
 /* 0, or -ENOENT with a message in `problem`. The library stays loaded to the end of the process. */
 int openssl_open(struct openssl *functions, char *problem, size_t size);
+
+/* What SSL_set_ex_data(ssl, 0, data) has put there: for callbacks that are given nothing else. */
+void *openssl_data_of(const SSL *ssl);
 
 #endif

@@ -37,6 +37,10 @@ int tls_context_trust(struct loop *loop, uint64_t context, enum tls_demand deman
 int tls_context_offer(struct loop *loop, uint64_t context, const char *names, size_t length);
 void tls_context_limit(struct loop *loop, uint64_t context, double seconds); /* of a handshake */
 
+/* From now on tickets of servers are sealed with another key; what the former has sealed can still
+ * be opened, what one before that has, cannot. */
+int tls_renew_tickets(struct loop *loop);
+
 const char *tls_problem(const struct loop *loop);
 
 /* Connections that it accepts from now on are encrypted; 0: are not. 0 or -EBADF. */

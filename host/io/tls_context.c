@@ -11,6 +11,7 @@
 
 enum {
     HANDSHAKE_MS = 10000,
+    SESSION_S = 7200, /* may be resumed for so long; scripts/skald/tls.lua knows of it */
     READ_BUFFER = 65536,
 };
 
@@ -106,7 +107,8 @@ static SSL_CTX *variant_new(struct tls_context *context)
     if (!context->server)
         return ctx;
     openssl->SSL_CTX_set_cipher_list(ctx, ciphers);
-    openssl->SSL_CTX_ctrl(ctx, SSL_CTRL_SET_TLSEXT_TICKET_KEYS, TLS_TICKET_KEYS, tls->ticket_keys);
+    openssl->SSL_CTX_set_timeout(ctx, SESSION_S);
+    openssl->SSL_CTX_set_tlsext_ticket_key_evp_cb(ctx, tls_on_ticket);
     openssl->SSL_CTX_callback_ctrl(ctx, SSL_CTRL_SET_TLSEXT_SERVERNAME_CB,
                                    (void (*)(void))on_server_name);
     openssl->SSL_CTX_ctrl(ctx, SSL_CTRL_SET_TLSEXT_SERVERNAME_ARG, 0, context);
@@ -124,7 +126,7 @@ static int library_open(struct loop *loop)
     if (error < 0)
         return error;
     if (tls->openssl.BIO_new_bio_pair(&tls->out, TLS_OUT, &tls->drain, 1) != 1 ||
-        tls->openssl.RAND_bytes(tls->ticket_keys, TLS_TICKET_KEYS) != 1)
+        !tls_tickets_begin(tls))
         return refuse(tls, "OpenSSL: ", reason(&tls->openssl, "cannot begin"));
     tls->open = true;
     return 0;
@@ -140,6 +142,7 @@ void tls_library_free(struct loop *loop)
         tls->openssl.BIO_free(tls->drain);
     }
     slots_free(&tls->contexts);
+    explicit_bzero(tls->tickets, sizeof tls->tickets);
     free(tls);
     loop->tls = NULL;
 }
@@ -348,17 +351,41 @@ static bool take_trusted(const struct openssl *openssl, void *target, X509 *foun
     return openssl->X509_STORE_add_cert(openssl->SSL_CTX_get_cert_store(ctx), found) == 1;
 }
 
-/* A session is resumed only where the same was asked of its client. */
-static void separate(struct tls_context *context, SSL_CTX *ctx, enum tls_demand demand,
-                     const char *pem, size_t length)
+/* Whom its certificates are of. To be freed, or NULL. */
+static char *names_of(const struct tls_context *context, size_t *length)
 {
     const struct openssl *openssl = openssl_of(context);
-    unsigned char id[EVP_MAX_MD_SIZE];
-    unsigned size = 0;
-    if (openssl->EVP_Digest(pem, length, id, &size, openssl->EVP_sha256(), NULL) != 1)
-        return;
-    id[0] = (unsigned char)demand;
-    openssl->SSL_CTX_set_session_id_context(ctx, id, SSL_MAX_SID_CTX_LENGTH);
+    char *text = NULL;
+    FILE *out = open_memstream(&text, length);
+    for (int i = 0; out && i < context->count; i++) {
+        X509 *certificate = openssl->SSL_CTX_get0_certificate(context->variants[i]);
+        char *names = certificate ? tls_names(openssl, certificate) : NULL;
+        fprintf(out, "%s\n", names ? names : "");
+        free(names);
+    }
+    if (out)
+        fclose(out);
+    return text;
+}
+
+/* A session is resumed only where clients expect the same server, and the same was asked of them:
+ * who is resumed is not looked at again. */
+static int separate(struct tls_context *context, const char *pem, size_t length)
+{
+    const struct openssl *openssl = openssl_of(context);
+    unsigned char id[2 * EVP_MAX_MD_SIZE + 1];
+    unsigned size = 0, more = 0;
+    size_t names_length = 0;
+    char *names = names_of(context, &names_length);
+    bool ok = names &&
+              openssl->EVP_Digest(names, names_length, id, &size, openssl->EVP_sha256(), NULL) &&
+              openssl->EVP_Digest(pem, length, id + size, &more, openssl->EVP_sha256(), NULL);
+    free(names);
+    id[size + more] = (unsigned char)context->demand;
+    ok = ok && openssl->EVP_Digest(id, size + more + 1, id, &size, openssl->EVP_sha256(), NULL);
+    for (int i = 0; ok && i < context->count; i++)
+        ok = openssl->SSL_CTX_set_session_id_context(context->variants[i], id, size) == 1;
+    return ok ? 0 : refuse(context->loop->tls, "OpenSSL: ", reason(openssl, "no digest"));
 }
 
 static int trust(struct tls_context *context, SSL_CTX *ctx, enum tls_demand demand, const char *pem,
@@ -387,12 +414,12 @@ int tls_context_trust(struct loop *loop, uint64_t handle, enum tls_demand demand
 {
     struct tls_context *context = tls_context_find(loop, handle);
     int error = context ? 0 : -EBADF;
-    for (int i = 0; error == 0 && i < context->count; i++) {
+    for (int i = 0; error == 0 && i < context->count; i++)
         error = trust(context, context->variants[i], demand, pem, length);
-        if (context->server)
-            separate(context, context->variants[i], demand, pem ? pem : "", length);
-    }
-    return error;
+    if (error < 0)
+        return error;
+    context->demand = demand;
+    return context->server ? separate(context, pem ? pem : "", length) : 0;
 }
 
 int tls_context_offer(struct loop *loop, uint64_t handle, const char *names, size_t length)

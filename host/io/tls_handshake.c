@@ -43,7 +43,8 @@ static bool open_session(struct tls *tls)
     struct connection *connection = tls->connection;
     int fd = connection->duplex ? duplex_own_input(connection) : connection->fd;
     tls->ssl = openssl->SSL_new(tls->context->variants[0]);
-    BIO *in = tls->ssl ? openssl->BIO_new_socket(fd, BIO_NOCLOSE) : NULL;
+    bool known = tls->ssl && openssl->SSL_set_ex_data(tls->ssl, 0, tls) == 1;
+    BIO *in = known ? openssl->BIO_new_socket(fd, BIO_NOCLOSE) : NULL;
     if (in == NULL)
         return false;
     openssl->BIO_up_ref(shared->out);

@@ -11,7 +11,14 @@ enum {
     TLS_RECORD = 16384,         /* the most bytes of one record */
     TLS_BATCH = 4 * TLS_RECORD, /* encrypted before the kernel is asked to take them */
     TLS_OUT = 2 * TLS_BATCH,    /* ciphertext of one call, at the most */
-    TLS_TICKET_KEYS = 80,
+    TLS_TICKET_KEYS = 2,        /* what seals, and what did before */
+    TLS_TICKET_IV = 16,
+};
+
+struct tls_ticket_key {
+    unsigned char name[16];
+    unsigned char cipher[32];
+    unsigned char mac[32];
 };
 
 /* What the sessions of one loop share. */
@@ -22,7 +29,7 @@ struct tls_library {
     BIO *out;         /* owns both ends of a pair; what any session writes */
     BIO *drain;       /* comes out here, within the same call */
     uint64_t written; /* bytes that have been, in all */
-    unsigned char ticket_keys[TLS_TICKET_KEYS];
+    struct tls_ticket_key tickets[TLS_TICKET_KEYS];
     char scratch[TLS_BATCH]; /* plaintext that is gathered to be encrypted */
     uint64_t turn;           /* of the loop, in which `spent` was */
     uint64_t spent;          /* nanoseconds of handshakes */
@@ -45,7 +52,8 @@ struct tls_context {
     struct tls_list held;  /* and those that wait for one */
     struct timer turn;     /* to look after those */
     bool server;
-    bool certified;                      /* has a certificate */
+    bool certified; /* has a certificate */
+    enum tls_demand demand;
     int count;                           /* of `variants`: at least one */
     SSL_CTX *variants[TLS_CERTIFICATES]; /* owns; one for each certificate */
     char *protocols;                     /* owns */
@@ -116,6 +124,11 @@ bool tls_take_place(struct tls *tls); /* false: it waits, and is stepped when it
 void tls_leave_place(struct tls *tls);
 void tls_on_turn(struct timer *timer);
 bool tls_is_held(const struct tls *tls);
+
+/* tls_tickets.c */
+bool tls_tickets_begin(struct tls_library *tls);
+int tls_on_ticket(SSL *ssl, unsigned char *name, unsigned char *iv, EVP_CIPHER_CTX *cipher,
+                  EVP_MAC_CTX *mac, int sealing);
 
 /* tls_certificate.c: what connection_certificate gives */
 char *tls_describe(const struct openssl *openssl, const X509 *certificate, size_t *length);

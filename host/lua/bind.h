@@ -182,6 +182,7 @@ int skald_tls_certify(struct core *core, double context, const char *chain, size
 int skald_tls_trust(struct core *core, double context, int demand, const char *pem, size_t length);
 int skald_tls_offer(struct core *core, double context, const char *names, size_t length);
 void skald_tls_limit(struct core *core, double context, double seconds);
+int skald_tls_renew_tickets(struct core *core);
 const char *skald_tls_problem(struct core *core);
 int skald_secure_listener(struct core *core, double listener, double context); /* 0: in the clear */
 /* Encrypts from now on; dispatch.secured follows. `name` is whom the peer is to be, or NULL. */

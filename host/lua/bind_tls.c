@@ -45,6 +45,11 @@ void skald_tls_limit(struct core *core, double context, double seconds)
     tls_context_limit(core->loop, (uint64_t)context, seconds);
 }
 
+int skald_tls_renew_tickets(struct core *core)
+{
+    return -tls_renew_tickets(core->loop);
+}
+
 const char *skald_tls_problem(struct core *core)
 {
     return tls_problem(core->loop);

@@ -4,6 +4,7 @@
 local class = require "skald.class"
 local core = require "skald.core"
 local log = require "skald.log"
+local timers = require "skald.timers"
 local tlsoptions = require "skald.tlsoptions"
 
 local ffi = require "ffi"
@@ -108,6 +109,26 @@ local function fill(self, options)
   self.key, self.parts = table.concat(self.parts, "\0"), nil
 end
 
+-- --- tickets ----------------------------------------------------------------------------------
+
+local RENEWAL = 7200 -- seconds: as long as a session may be resumed, so that the former key opens what still counts
+local renewal -- the timer
+
+--- The keys that seal the sessions of servers' clients are renewed: sessions of the former ones can be
+--- resumed until the next time. Comes each two hours by itself.
+function tls.renewTickets()
+  if renewal then
+    renewal:cancel()
+  end
+  local errno = C.skald_tls_renew_tickets(pointer)
+  if errno ~= 0 then
+    log.warning("TLS: the keys of tickets stay as they are: %s", (core.errorOf(errno)))
+  end
+  renewal = timers.own(RENEWAL, tls.renewTickets)
+end
+
+-- --- loading ----------------------------------------------------------------------------------
+
 --- Makes a context: reads the files that the options name.
 ---@param options table of endpoints or of functions; what is not TLS's is not looked at
 ---@param server boolean
@@ -122,6 +143,7 @@ function tls.load(options, server)
   end
   local ok, problem = pcall(fill, context, options)
   if ok then
+    renewal = renewal or server and timers.own(RENEWAL, tls.renewTickets)
     return context
   elseif type(problem) ~= "table" then
     error(problem, 0)
