@@ -36,7 +36,7 @@ static const char help[] =
     "unix:PATH, process:PROGRAM:ARGUMENT:...).\n"
     "\n"
     "options of run:\n"
-    "  --watch            reload a service when one of its files changes\n"
+    "  --watch            reload a service when its code or a file of its TLS changes\n"
     "  --debug            a failure that nobody handled also says where its Deferred was made\n"
     "  --log-level LEVEL  debug, info (default), warning or error; logs go to stderr\n"
     "  --grace SECONDS    how long a stop waits for output to be taken (default 10)\n"

@@ -115,7 +115,7 @@ function Change:remember(generation)
   for path, text in pairs(generation.files) do
     texts[path] = text
   end
-  self.service.tried = { texts = texts, misses = generation.misses, report = self.report }
+  self.service.tried = { texts = texts, files = generation.files, misses = generation.misses, report = self.report }
 end
 
 -- Puts back everything that was prepared.

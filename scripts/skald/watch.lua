@@ -1,6 +1,6 @@
--- `--watch`: a service is reloaded when a file of its graph has changed, once everything has been
--- quiet for a while. Folders are watched, since editors rename; a file whose writer has not closed it
--- yet is waited for, so that no half of one is ever loaded.
+-- `--watch`: a service is reloaded when a file of its graph has changed, or a certificate, key or the
+-- like of its endpoints, once everything has been quiet for a while. Folders are watched, since editors
+-- rename; a file whose writer has not closed it yet is waited for, so that no half of one is ever loaded.
 
 local core = require "skald.core"
 local shared = require "skald.folders"
@@ -81,13 +81,15 @@ local function awaitPath(wanted, path, service)
   end
 end
 
--- The files of a service: of what runs, and of what was tried and refused.
+-- The files of a service: of what runs, and of what was tried and refused. The text of a bundled one is
+-- in no file.
 local function eachFile(service, f)
   local generation, tried = service.generation, service.tried
   for _, list in ipairs {
-    generation and generation.sources or {},
+    generation and not service.text and generation.sources or {},
+    generation and generation.files or {},
     generation and generation.misses or {},
-    tried and tried.texts or {},
+    tried and (service.text and tried.files or tried.texts) or {},
     tried and tried.misses or {},
   } do
     for path in pairs(list) do
@@ -125,12 +127,15 @@ local function catchUp(service, known)
     end
   end
   if tried then
-    for path, text in pairs(tried.texts) do
+    for path, text in pairs(service.text and tried.files or tried.texts) do
       compare(path, text)
     end
   else
-    for path, source in pairs(generation and generation.sources or {}) do
+    for path, source in pairs(generation and not service.text and generation.sources or {}) do
       compare(path, source.text)
+    end
+    for path, text in pairs(generation and generation.files or {}) do
+      compare(path, text)
     end
   end
   for _, misses in ipairs { generation and generation.misses or {}, tried and tried.misses or {} } do
@@ -154,11 +159,9 @@ local function followAll()
   local wanted, known = {}, files
   files = {}
   for _, service in ipairs(program.host.services) do
-    if not service.text then
-      eachFile(service, function(path)
-        awaitPath(wanted, path, service)
-      end)
-    end
+    eachFile(service, function(path)
+      awaitPath(wanted, path, service)
+    end)
   end
   for folder, number in pairs(folders) do
     if not wanted[folder] then
@@ -168,9 +171,7 @@ local function followAll()
     end
   end
   for _, service in ipairs(program.host.services) do
-    if not service.text then
-      catchUp(service, known)
-    end
+    catchUp(service, known)
   end
 end
 
@@ -290,11 +291,13 @@ function watch.isUnfinished(service, generation)
   end
   shared.changed()
   local found = false
-  for path in pairs(generation.sources) do
-    if writing[path] then
-      found = true
-      awaited[path] = awaited[path] or {}
-      awaited[path][service] = true
+  for _, list in ipairs { generation.sources, generation.files } do
+    for path in pairs(list) do
+      if writing[path] then
+        found = true
+        awaited[path] = awaited[path] or {}
+        awaited[path][service] = true
+      end
     end
   end
   return found
