@@ -18,6 +18,7 @@
 
 struct tls;
 struct tls_context;
+struct tls_wanted;
 
 enum {
     ACCEPT_BATCH = 64,
@@ -285,7 +286,8 @@ bool tls_has_unsent(const struct connection *connection);       /* beside the qu
 void tls_dropped(struct connection *connection, size_t length); /* of the queue, unsent */
 bool tls_saw_end(const struct connection *connection);          /* the socket's input is over */
 /* Of connections with. */
-void tls_begin(struct connection *connection, struct tls_context *context, const char *name);
+void tls_begin(struct connection *connection, struct tls_context *context,
+               const struct tls_wanted *wanted);
 void tls_on_poll(struct connection *connection, int events); /* while it is shaking hands */
 bool tls_wants_input(const struct connection *connection);   /* the same */
 bool tls_wants_output(const struct connection *connection);  /* the same */

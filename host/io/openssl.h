@@ -62,19 +62,25 @@
     X(SSL_CTX_set_verify)                                                                          \
     X(SSL_CTX_use_PrivateKey)                                                                      \
     X(SSL_CTX_use_certificate)                                                                     \
+    X(SSL_SESSION_free)                                                                            \
+    X(SSL_SESSION_get_protocol_version)                                                            \
+    X(SSL_SESSION_is_resumable)                                                                    \
     X(SSL_ctrl)                                                                                    \
     X(SSL_do_handshake)                                                                            \
     X(SSL_free)                                                                                    \
     X(SSL_get0_alpn_selected)                                                                      \
     X(SSL_get0_param)                                                                              \
     X(SSL_get1_peer_certificate)                                                                   \
+    X(SSL_get1_session)                                                                            \
     X(SSL_get_error)                                                                               \
     X(SSL_get_servername)                                                                          \
+    X(SSL_get_session)                                                                             \
     X(SSL_get_verify_result)                                                                       \
     X(SSL_has_pending)                                                                             \
     X(SSL_new)                                                                                     \
     X(SSL_read_ex)                                                                                 \
     X(SSL_select_next_proto)                                                                       \
+    X(SSL_session_reused)                                                                          \
     X(SSL_set1_host)                                                                               \
     X(SSL_set_SSL_CTX)                                                                             \
     X(SSL_set_accept_state)                                                                        \
@@ -82,6 +88,8 @@
     X(SSL_set_connect_state)                                                                       \
     X(SSL_set_ex_data)                                                                             \
     X(SSL_set_hostflags)                                                                           \
+    X(SSL_set_session)                                                                             \
+    X(SSL_set_shutdown)                                                                            \
     X(SSL_shutdown)                                                                                \
     X(SSL_version)                                                                                 \
     X(SSL_write_ex)                                                                                \

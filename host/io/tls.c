@@ -485,15 +485,16 @@ static const struct transport_ops tls_ops = {
 /* --- birth and end -------------------------------------------------------------------------- */
 
 /* It is there or the program ends: without a name nobody would look at whose certificate it is. */
-static char *copy_name(const char *name)
+static char *copy(const char *text)
 {
-    if (name == NULL)
+    if (text == NULL)
         return NULL;
-    size_t size = strlen(name) + 1;
-    return memcpy(memory_new(size), name, size);
+    size_t size = strlen(text) + 1;
+    return memcpy(memory_new(size), text, size);
 }
 
-void tls_begin(struct connection *connection, struct tls_context *context, const char *name)
+void tls_begin(struct connection *connection, struct tls_context *context,
+               const struct tls_wanted *wanted)
 {
     struct loop *loop = connection_loop(connection);
     struct tls *tls = memory_new(sizeof *tls);
@@ -501,7 +502,10 @@ void tls_begin(struct connection *connection, struct tls_context *context, const
     tls->context = context;
     tls->under = connection->ops;
     tls->plain = connection->out.bytes;
-    tls->name = name ? strdup(name) : NULL;
+    if (wanted) {
+        tls->name = copy(wanted->name);
+        tls->peer = copy(wanted->peer);
+    }
     tls->timer.fire = tls_on_limit;
     tls_context_hold(context);
     connection->tls = tls;
@@ -510,7 +514,8 @@ void tls_begin(struct connection *connection, struct tls_context *context, const
     connection_dirty(connection);
 }
 
-int connection_secure(struct connection *connection, uint64_t handle, const char *name)
+int connection_secure(struct connection *connection, uint64_t handle,
+                      const struct tls_wanted *wanted)
 {
     struct tls_context *context = tls_context_find(connection_loop(connection), handle);
     if (context == NULL)
@@ -521,7 +526,7 @@ int connection_secure(struct connection *connection, uint64_t handle, const char
         return -EPIPE;
     if (queue_passes_last(&connection->out))
         return -EBUSY;
-    tls_begin(connection, context, name);
+    tls_begin(connection, context, wanted);
     return 0;
 }
 
@@ -533,12 +538,14 @@ void tls_end(struct connection *connection)
     if (tls->state < OPEN)
         tls_leave_handshakes(tls);
     loop_timer_stop(connection_loop(connection), &tls->timer);
+    tls_save_session(tls);
     if (tls->ssl)
         tls_openssl(connection)->SSL_free(tls->ssl);
     connection->ops = tls->under;
     connection->tls = NULL;
     tls_context_drop(tls->context);
     free(tls->name);
+    free(tls->peer);
     free(tls->problem);
     free(tls->pending);
     free(tls);
@@ -554,6 +561,12 @@ const char *connection_protocol(const struct connection *connection, size_t *len
         tls_openssl(connection)->SSL_get0_alpn_selected(connection->tls->ssl, &name, &size);
     *length = size;
     return size ? (const char *)name : NULL;
+}
+
+bool connection_session_reused(const struct connection *connection)
+{
+    const struct tls *tls = connection->tls;
+    return tls && tls->opened && tls_openssl(connection)->SSL_session_reused(tls->ssl) == 1;
 }
 
 const char *connection_tls_problem(const struct connection *connection)

@@ -46,11 +46,20 @@ const char *tls_problem(const struct loop *loop);
 /* Connections that it accepts from now on are encrypted; 0: are not. 0 or -EBADF. */
 int listener_secure(struct listener *listener, uint64_t context);
 
+/* What a client says of its peer. */
+struct tls_wanted {
+    const char
+        *name; /* whom it must have a certificate for: a host name or an IP address, or NULL */
+    const char *peer; /* sessions of the same context and peer may be resumed; NULL: none is kept */
+};
+
 /* What is queued goes as it is; then the handshake begins, events->secured follows at its end, and
- * all is encrypted. A client's peer must have a certificate for `name` (a host name or an IP
- * address); NULL: any name. 0, -EBADF, -EALREADY, -EBUSY where a descriptor
- * waits for the byte that it goes with, or -EPIPE after the end. */
-int connection_secure(struct connection *connection, uint64_t context, const char *name);
+ * all is encrypted. Copies `wanted`; NULL: of a server. 0, -EBADF, -EALREADY, -EBUSY where a
+ * descriptor waits for the byte that it goes with, or -EPIPE after the end. */
+int connection_secure(struct connection *connection, uint64_t context,
+                      const struct tls_wanted *wanted);
+
+bool connection_session_reused(const struct connection *connection);
 
 /* What was agreed on to be spoken above (borrowed, not terminated); NULL: nothing. */
 const char *connection_protocol(const struct connection *connection, size_t *length);

@@ -179,6 +179,7 @@ void tls_context_drop(struct tls_context *context)
         return;
     for (int i = 0; i < context->count; i++)
         openssl_of(context)->SSL_CTX_free(context->variants[i]);
+    tls_sessions_free(context);
     free(context->protocols);
     free(context);
 }

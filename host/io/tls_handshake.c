@@ -53,7 +53,11 @@ static bool open_session(struct tls *tls)
         openssl->SSL_set_accept_state(tls->ssl);
     else
         openssl->SSL_set_connect_state(tls->ssl);
-    return tls->name == NULL || expect_name(tls);
+    if (tls->name && !expect_name(tls))
+        return false;
+    if (tls->peer)
+        tls_offer_session(tls);
+    return true;
 }
 
 /* The handshake is over, one way or the other. */
@@ -69,6 +73,9 @@ static void opened(struct tls *tls)
     struct connection *connection = tls->connection;
     tls_leave_handshakes(tls);
     tls->state = OPEN;
+    tls->opened = true;
+    if (tls->peer && !connection_session_reused(connection))
+        tls->verified = loop_now(connection_loop(connection));
     tls->unread = tls_openssl(connection)->SSL_has_pending(tls->ssl);
     if (tls->pending_length == 0)
         connection->flags &= ~(uint32_t)C_FULL;

@@ -36,6 +36,13 @@ struct tls_library {
     char problem[256];
 };
 
+/* A session that a client may resume. */
+struct tls_saved {
+    char *peer;           /* owns; whom it was with */
+    SSL_SESSION *session; /* owns */
+    uint64_t verified;    /* when its peer was looked at, in nanoseconds */
+};
+
 /* Borrows its members: each is taken out before it ends. */
 struct tls_list {
     struct tls *first;
@@ -56,7 +63,9 @@ struct tls_context {
     enum tls_demand demand;
     int count;                           /* of `variants`: at least one */
     SSL_CTX *variants[TLS_CERTIFICATES]; /* owns; one for each certificate */
-    char *protocols;                     /* owns */
+    struct tls_saved *saved;             /* owns; a client's sessions, the oldest first */
+    uint32_t saved_count;
+    char *protocols; /* owns */
     size_t protocols_length;
 };
 
@@ -74,6 +83,9 @@ struct tls {
     const struct transport_ops *under; /* of the socket */
     SSL *ssl;                          /* owns; NULL until the handshake begins */
     char *name;                        /* owns; whom the peer is to be */
+    char *peer;                        /* owns; a client's sessions are kept for it; or NULL */
+    const SSL_SESSION *offered;        /* to be resumed; may be gone, is only compared */
+    uint64_t verified;                 /* when the peer was looked at, in nanoseconds */
     char *problem;                     /* owns; why it failed */
     char *pending;                     /* owns; ciphertext that the kernel did not take */
     size_t pending_length;
@@ -85,6 +97,7 @@ struct tls {
     struct timer timer; /* the handshake's limit; afterwards: there is something to read inside */
     ssize_t outcome;    /* of the next read, where `ended` */
     uint8_t state;
+    bool opened; /* the handshake has been completed */
     bool unread; /* OpenSSL holds what came */
     bool ended;  /* the session's input has, as `outcome` says; not told yet */
     bool eof;    /* the socket's has */
@@ -124,6 +137,11 @@ bool tls_take_place(struct tls *tls); /* false: it waits, and is stepped when it
 void tls_leave_place(struct tls *tls);
 void tls_on_turn(struct timer *timer);
 bool tls_is_held(const struct tls *tls);
+
+/* tls_sessions.c: of clients */
+void tls_offer_session(struct tls *tls); /* one that is kept for its peer, in the handshake */
+void tls_save_session(struct tls *tls);  /* the connection ends */
+void tls_sessions_free(struct tls_context *context);
 
 /* tls_tickets.c */
 bool tls_tickets_begin(struct tls_library *tls);

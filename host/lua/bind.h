@@ -185,8 +185,11 @@ void skald_tls_limit(struct core *core, double context, double seconds);
 int skald_tls_renew_tickets(struct core *core);
 const char *skald_tls_problem(struct core *core);
 int skald_secure_listener(struct core *core, double listener, double context); /* 0: in the clear */
-/* Encrypts from now on; dispatch.secured follows. `name` is whom the peer is to be, or NULL. */
-int skald_secure(struct core *core, double connection, double context, const char *name);
+/* Encrypts from now on; dispatch.secured follows. Of clients, `name` is whom the peer is to be, and
+ * sessions with the same `peer` may be resumed; or NULL. */
+int skald_secure(struct core *core, double connection, double context, const char *name,
+                 const char *peer);
+bool skald_session_reused(struct core *core, double connection);
 size_t skald_protocol(struct core *core, double connection, char *buffer, size_t size); /* ALPN */
 char *skald_certificate(struct core *core, double connection, size_t *size); /* for skald_free */
 

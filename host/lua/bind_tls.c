@@ -61,10 +61,18 @@ int skald_secure_listener(struct core *core, double handle, double context)
     return listener ? -listener_secure(listener, (uint64_t)context) : EBADF;
 }
 
-int skald_secure(struct core *core, double handle, double context, const char *name)
+int skald_secure(struct core *core, double handle, double context, const char *name,
+                 const char *peer)
 {
     struct connection *connection = connection_find(core->loop, (uint64_t)handle);
-    return connection ? -connection_secure(connection, (uint64_t)context, name) : EPIPE;
+    struct tls_wanted wanted = {name, peer};
+    return connection ? -connection_secure(connection, (uint64_t)context, &wanted) : EPIPE;
+}
+
+bool skald_session_reused(struct core *core, double handle)
+{
+    const struct connection *connection = connection_find(core->loop, (uint64_t)handle);
+    return connection && connection_session_reused(connection);
 }
 
 size_t skald_protocol(struct core *core, double handle, char *buffer, size_t size)

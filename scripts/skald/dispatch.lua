@@ -96,7 +96,9 @@ function dispatch.connected(place, handle)
   local secure = dial.endpoint and dial.endpoint.context -- standard input has none
   if secure then
     shaking[place] = dial.connector
-    C.skald_secure(pointer, handle, secure.handle, require("skald.tls").expected(dial.endpoint, dial.endpoint))
+    local tls = require "skald.tls"
+    local name = tls.expected(dial.endpoint, dial.endpoint)
+    C.skald_secure(pointer, handle, secure.handle, name, tls.peerOf(dial.endpoint, name))
   end
   local connect = made.makeConnection or protocol.Protocol.makeConnection
   connect(made, carrier)

@@ -201,12 +201,10 @@ function Listener:serve(factory, name)
   end
 end
 
---- What it accepts from now on is encrypted with the context of an endpoint, or is not. One that is
---- made of the same files as the former changes nothing.
+--- What it accepts from now on is encrypted with the context of an endpoint, or is not.
 ---@param context TLSContext?
 function Listener:secure(context)
-  local former = self.context
-  if former == context or former and context and former.key == context.key then
+  if self.context == context then
     return
   end
   C.skald_secure_listener(pointer, self.handle, context and context.handle or 0)

@@ -386,6 +386,12 @@ function StringTransport:getPeerCertificate()
   return self.peerCertificate
 end
 
+--- Whether the test has put true into `reused`.
+---@return boolean reused
+function StringTransport:sessionReused()
+  return self.reused == true
+end
+
 --- Notes the descriptor in `descriptors`, where this is a Unix socket.
 ---@param fd integer a descriptor's number
 ---@return boolean? ok nil, message, "ENOTSUP" on others; nil, "closing", "EPIPE" after the end

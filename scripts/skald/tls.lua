@@ -18,12 +18,11 @@ local tls = {}
 ---@class TLSContext
 ---@field handle number
 ---@field files table<string, string|false> the files that were read; false: could not be
----@field key string all that it was made of: contexts with the same are alike
 local Context = class.root "TLSContext"
 
-function Context:init(server)
+function Context:init(server, files)
   local handle = ffi.new "double[1]"
-  self.server, self.files, self.parts = server, {}, { server and "server" or "client" }
+  self.server, self.files = server, files
   self.errno = C.skald_tls_new(pointer, server, handle)
   self.handle = handle[0]
   self.guard = newproxy(true)
@@ -34,79 +33,111 @@ function Context:init(server)
 end
 
 -- What went wrong with a file, to be raised.
-local function complain(self, path, message, code)
-  error({ message = ("%s: %s"):format(path, message), code = code, context = self }, 0)
+local function complain(path, message, code)
+  error({ message = ("%s: %s"):format(path, message), code = code }, 0)
 end
 
-local function read(self, path)
+local function read(files, path)
   local file, message, errno = io.open(path, "rb")
   local text = file and file:read "*a"
   if file then
     file:close()
   end
-  self.files[path] = text or false
+  files[path] = text or false
   if not text then
-    complain(self, path, (message or "cannot be read"):gsub("^.-: ", ""), core.nameOf(errno or 0))
+    complain(path, (message or "cannot be read"):gsub("^.-: ", ""), core.nameOf(errno or 0))
   end
-  self.parts[#self.parts + 1] = text
-  return text
+end
+
+-- Certificates and the files of their keys, in pairs.
+local function pairsOf(options)
+  local chains, keys = tlsoptions.listOf(options.certificate), tlsoptions.listOf(options.privateKey)
+  if #keys > #chains then
+    complain(keys[#chains + 1], "a private key without a certificate", "EINVAL")
+  end
+  local list = {}
+  for i, path in ipairs(chains) do
+    list[i] = { path, keys[i] or path }
+  end
+  return list
+end
+
+local function authorities(options, server)
+  return server and options.clientCA or not server and options.trust or nil
+end
+
+local function demandOf(options, server)
+  if server then
+    return options.clientCA and tlsoptions.demands[options.clientCertificate or "required"] or 0
+  end
+  return tlsoptions.verifies(options) and 2 or 0
+end
+
+-- Reads the files into `files`; all that a context of them is made of, as one string.
+local function collect(options, server, files)
+  local parts = { tostring(server), tostring(demandOf(options, server)), tostring(options.handshakeTimeout),
+    table.concat(tlsoptions.listOf(options.alpn), ",") }
+  local function add(path)
+    if files[path] == nil then
+      read(files, path)
+    end
+    parts[#parts + 1] = ("%d:%s%d:%s"):format(#path, path, #files[path], files[path])
+  end
+  for _, pair in ipairs(pairsOf(options)) do
+    add(pair[1])
+    add(pair[2])
+  end
+  local path = authorities(options, server)
+  parts[#parts + 1] = "trust"
+  if path then
+    add(path)
+  end
+  return table.concat(parts, "\0")
 end
 
 -- The core took it, or says why not.
-local function need(self, path, errno)
+local function need(path, errno)
   if errno ~= 0 then
-    complain(self, path, ffi.string(C.skald_tls_problem(pointer)), core.nameOf(errno))
+    complain(path, ffi.string(C.skald_tls_problem(pointer)), core.nameOf(errno))
   end
 end
 
 local function certify(self, options)
-  local chains, keys = tlsoptions.listOf(options.certificate), tlsoptions.listOf(options.privateKey)
-  for i, path in ipairs(chains) do
-    local keyPath = keys[i] or path
-    local chain, key = read(self, path), read(self, keyPath)
+  for _, pair in ipairs(pairsOf(options)) do
+    local chain, key = self.files[pair[1]], self.files[pair[2]]
     local errno = C.skald_tls_certify(pointer, self.handle, chain, #chain, key, #key)
     local problem = errno ~= 0 and ffi.string(C.skald_tls_problem(pointer))
-    need(self, problem and problem:find "private key" and keyPath or path, errno)
-  end
-  if #keys > #chains then
-    complain(self, keys[#chains + 1], "a private key without a certificate", "EINVAL")
+    need(problem and problem:find "private key" and pair[2] or pair[1], errno)
   end
 end
 
 local function trust(self, path, demand)
-  local pem = path and read(self, path)
-  self.parts[#self.parts + 1] = tostring(demand)
-  need(self, path or "trust", C.skald_tls_trust(pointer, self.handle, demand, pem or nil, pem and #pem or 0))
+  local pem = path and self.files[path]
+  need(path or "trust", C.skald_tls_trust(pointer, self.handle, demand, pem or nil, pem and #pem or 0))
 end
 
 local function offer(self, names)
   local wire = {}
   for i, name in ipairs(names) do
     if #name > 255 then
-      complain(self, "alpn", ("'%s' is too long"):format(name), "EINVAL")
+      complain("alpn", ("'%s' is too long"):format(name), "EINVAL")
     end
     wire[i] = string.char(#name) .. name
   end
   local text = table.concat(wire)
-  self.parts[#self.parts + 1] = text
-  need(self, "alpn", C.skald_tls_offer(pointer, self.handle, text, #text))
+  need("alpn", C.skald_tls_offer(pointer, self.handle, text, #text))
 end
 
 local function fill(self, options)
+  need("TLS", self.errno)
   certify(self, options)
-  if self.server then
-    trust(self, options.clientCA, options.clientCA and tlsoptions.demands[options.clientCertificate or "required"] or 0)
-  else
-    trust(self, options.trust, tlsoptions.verifies(options) and 2 or 0)
-  end
+  trust(self, authorities(options, self.server), demandOf(options, self.server))
   if options.alpn then
     offer(self, tlsoptions.listOf(options.alpn))
   end
   if options.handshakeTimeout then
-    self.parts[#self.parts + 1] = tostring(options.handshakeTimeout)
     C.skald_tls_limit(pointer, self.handle, options.handshakeTimeout)
   end
-  self.key, self.parts = table.concat(self.parts, "\0"), nil
 end
 
 -- --- tickets ----------------------------------------------------------------------------------
@@ -129,7 +160,39 @@ end
 
 -- --- loading ----------------------------------------------------------------------------------
 
---- Makes a context: reads the files that the options name.
+-- Contexts that somebody holds, by all that they are made of: what is alike shares one, and with it the
+-- sessions that can be resumed.
+local living = setmetatable({}, { __mode = "v" })
+local recent, RECENT = {}, 4 -- those of clients that were asked for last: held, so that their sessions are kept
+
+local function keep(context)
+  for i, other in ipairs(recent) do
+    if other == context then
+      table.remove(recent, i)
+      break
+    end
+  end
+  table.insert(recent, 1, context)
+  recent[RECENT + 1] = nil
+end
+
+local function contextOf(options, server, files)
+  local key = collect(options, server, files)
+  local context = living[key]
+  if not context then
+    context = Context:new(server, files)
+    fill(context, options)
+    living[key] = context
+  end
+  if server then
+    renewal = renewal or timers.own(RENEWAL, tls.renewTickets)
+  else
+    keep(context)
+  end
+  return context
+end
+
+--- Reads the files that the options name, and gives the context that is made of them.
 ---@param options table of endpoints or of functions; what is not TLS's is not looked at
 ---@param server boolean
 ---@return TLSContext? context or nil, message, code, and the files that were read
@@ -137,18 +200,14 @@ end
 ---@return string? code
 ---@return table<string, string|false>? files
 function tls.load(options, server)
-  local context = Context:new(server)
-  if context.errno ~= 0 then
-    return nil, ffi.string(C.skald_tls_problem(pointer)), core.nameOf(context.errno), {}
-  end
-  local ok, problem = pcall(fill, context, options)
+  local files = {}
+  local ok, result = pcall(contextOf, options, server, files)
   if ok then
-    renewal = renewal or server and timers.own(RENEWAL, tls.renewTickets)
-    return context
-  elseif type(problem) ~= "table" then
-    error(problem, 0)
+    return result
+  elseif type(result) ~= "table" then
+    error(result, 0)
   end
-  return nil, problem.message, problem.code, context.files
+  return nil, result.message, result.code, files
 end
 
 -- --- endpoints --------------------------------------------------------------------------------
@@ -185,6 +244,14 @@ function tls.expected(options, endpoint)
   return name and name:match "^(.+)%.$" or name
 end
 
+--- Whose sessions may be resumed there: as it was asked for, and who is expected.
+---@param endpoint table
+---@param name string?
+---@return string
+function tls.peerOf(endpoint, name)
+  return ("%s:%s:%s"):format(endpoint.path or endpoint.host, endpoint.port or "", name or "")
+end
+
 -- --- startTLS ---------------------------------------------------------------------------------
 
 -- Contexts of startTLS by what was asked for: until the next commit, which reads files again.
@@ -200,9 +267,14 @@ local function keyOf(options, server)
   return (server and "server" or "client") .. "\0" .. table.concat(list, "\0")
 end
 
---- The files of `startTLS` are read again at the next one.
+--- The files of `startTLS` are read again at the next one, and so are the system's certificates.
 function tls.forget()
-  started = {}
+  started, recent = {}, {}
+  for key, context in pairs(living) do
+    if not context.server and next(context.files) == nil then
+      living[key] = nil
+    end
+  end
 end
 
 -- Bytes that came before the handshake were not encrypted, and nobody may take them for what was
@@ -241,7 +313,8 @@ function tls.start(handle, options, receiver, endpoint)
     log.warning("startTLS: whoever answers is taken for the right one (verify=no)")
   end
   started[key] = context
-  local errno = C.skald_secure(pointer, handle, context.handle, name)
+  local peer = endpoint and tls.peerOf(endpoint, name)
+  local errno = C.skald_secure(pointer, handle, context.handle, name, peer)
   if errno ~= 0 then
     return nil, core.errorOf(errno)
   end

@@ -399,4 +399,11 @@ function Transport:getPeerCertificate()
   return require("skald.tls").certificateOf(self[1])
 end
 
+--- Whether the TLS session of this connection goes on from an earlier one, known when the handshake is
+--- over: hands were shaken without certificates, those of then count.
+---@return boolean reused false without TLS, and after the end
+function Transport:sessionReused()
+  return C.skald_session_reused(pointer, self[1])
+end
+
 return transport

@@ -311,6 +311,12 @@ function ProtocolWrapper:getPeerCertificate()
   return self.transport:getPeerCertificate()
 end
 
+--- Whether its TLS session goes on from an earlier one.
+---@return boolean reused as of `Transport:sessionReused`
+function ProtocolWrapper:sessionReused()
+  return self.transport:sessionReused()
+end
+
 --- Queues a copy of a descriptor, which goes with the next byte that is written.
 ---@param fd integer stays the caller's
 ---@return boolean? ok nil, message, code

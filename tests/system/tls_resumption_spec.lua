@@ -102,3 +102,104 @@ describe("a TLS server", function()
     assert.truthy(log:find "\nReused" and not log:find "New Session Ticket arrived", log)
   end)
 end)
+
+describe("a TLS client", function()
+  local own, server
+  after_each(host.cleanup)
+
+  -- A host that connects when it is told to, by what the script's `connect` is asked for.
+  local function clientOf(words)
+    return host.serve([[
+      local protocol = require "skald.protocol"
+      local reactor, endpoints = require "skald.reactor", require "skald.endpoints"
+      local options = ...
+      local P = protocol.Protocol {}
+      function P:connectionMade() self.transport:write "x\n" end
+      function P:dataReceived() self.transport:loseConnection() end
+      function P:handshakeCompleted()
+        local c = self.transport:getPeerCertificate()
+        print("shaken", self.transport:sessionReused(), c and c.subject)
+      end
+      function P:connectionLost(reason) print("lost", reason.code) end
+      local Control = {}
+      function Control:dataReceived(data)
+        local text = data:match "^[^\n]*"
+        local d = endpoints.clientFromString(text):connect(protocol.ClientFactory { protocol = P })
+        d:addErrback(function(f) print("failed", tostring(f.value or f)) end)
+      end
+      return { listen = "tcp:127.0.0.1:0", protocol = Control }]], words)
+  end
+
+  local function serve(version, more)
+    own = certificates.selfSigned("localhost", NAMES)
+    local script = host.file("server.lua", [[
+      local P = {}
+      function P:dataReceived(data) self.transport:write(data) end
+      return { listen = (...).at, protocol = P }]])
+    server = host.run { script, "at=" .. certificates.endpoint(own, more),
+      env = { OPENSSL_CONF = host.file("openssl.cnf", ([[
+openssl_conf = conf
+[conf]
+ssl_conf = ssl
+[ssl]
+system_default = all
+[all]
+MaxProtocol = TLSv%s
+]]):format(version)) }, options = { "--control=" .. host.folder() .. "/server" } }
+  end
+
+  local function ask(c, endpoint)
+    c:connect():send(endpoint .. "\n")
+    local reused = c:line "^shaken\t(%w+)\tCN=localhost"
+    c:line "^lost\tdone"
+    return reused
+  end
+
+  local function endpoint(more)
+    return ("tls:127.0.0.1:%d:trust=%s%s"):format(server.port, own.certificate, more or "")
+  end
+
+  for _, version in ipairs { "1.2", "1.3" } do
+    it("resumes its session with the same server by TLS " .. version, function()
+      serve(version)
+      local c = clientOf()
+      assert.equal("false", ask(c, endpoint()))
+      assert.equal("true", ask(c, endpoint()))
+      assert.equal("true", ask(c, endpoint()))
+    end)
+
+    it("resumes none by other options, or for another name, by TLS " .. version, function()
+      serve(version)
+      local c = clientOf()
+      assert.equal("false", ask(c, endpoint()))
+      local copy = host.file("copy.pem", assert(io.open(own.certificate)):read "*a")
+      assert.equal("false", ask(c, ("tls:127.0.0.1:%d:trust=%s"):format(server.port, copy)))
+      assert.equal("false", ask(c, endpoint ":alpn=x"))
+      assert.equal("false", ask(c, endpoint ":verify=no"))
+      assert.equal("false", ask(c, endpoint ":hostname=localhost"))
+      assert.equal("false", ask(c, ("tls:localhost:%d:trust=%s"):format(server.port, own.certificate)))
+      assert.equal("true", ask(c, endpoint()))
+    end)
+  end
+
+  it("offers a ticket of TLS 1.3 once", function()
+    local authority = certificates.selfSigned("authority", nil)
+    local friend = certificates.signed(authority, "friend")
+    serve("1.3", "clientCA=" .. authority.certificate) -- hands no session on
+    local c = clientOf()
+    local mine = endpoint((":certificate=%s:privateKey=%s"):format(friend.certificate, friend.key))
+    assert.equal("false", ask(c, mine))
+    assert.equal("true", ask(c, mine))
+    assert.equal("false", ask(c, mine))
+  end)
+
+  it("begins anew, and is served, where the server has forgotten it", function()
+    serve "1.2"
+    local c = clientOf()
+    assert.equal("false", ask(c, endpoint ":verify=no"))
+    certificates.selfSigned("localhost", { "127.0.0.1" })
+    assert.equal(0, (host.command { "reload", "--control=" .. host.folder() .. "/server" }))
+    assert.equal("false", ask(c, endpoint ":verify=no"))
+    assert.equal("true", ask(c, endpoint ":verify=no"))
+  end)
+end)
