@@ -81,6 +81,7 @@
     X(SSL_read_ex)                                                                                 \
     X(SSL_select_next_proto)                                                                       \
     X(SSL_session_reused)                                                                          \
+    X(SSL_set0_rbio)                                                                               \
     X(SSL_set1_host)                                                                               \
     X(SSL_set_SSL_CTX)                                                                             \
     X(SSL_set_accept_state)                                                                        \

@@ -420,15 +420,23 @@ static ssize_t tls_send_file(struct connection *connection, int fd, int64_t offs
     return n == 0 ? -EAGAIN : n;
 }
 
-/* A client speaks first, once what was queued before is sent. */
+/* A client speaks first; and a server that knows already what its client said. */
+static void begin(struct tls *tls)
+{
+    tls->state = SHAKING;
+    if (tls->context->server && tls->early == NULL)
+        return;
+    if (tls->context->server && !tls_has_time(tls))
+        tls_hold(tls, loop_now(tls->context->loop));
+    else if (tls_take_place(tls))
+        tls_shake(tls);
+}
+
 static int tls_flush(struct connection *connection)
 {
     struct tls *tls = connection->tls;
-    if (tls->state == WAITING && tls->plain == 0) {
-        tls->state = SHAKING;
-        if (!tls->context->server)
-            tls_shake(tls);
-    }
+    if (tls->state == WAITING && tls->plain == 0)
+        begin(tls);
     return send_pending(tls);
 }
 
@@ -493,6 +501,15 @@ static char *copy(const char *text)
     return memcpy(memory_new(size), text, size);
 }
 
+static void keep_early(struct tls *tls, const char *bytes, size_t length)
+{
+    if (length == 0)
+        return;
+    tls->early = memory_grow(NULL, length, 1);
+    memcpy(tls->early, bytes, length);
+    tls->early_length = length;
+}
+
 void tls_begin(struct connection *connection, struct tls_context *context,
                const struct tls_wanted *wanted)
 {
@@ -505,6 +522,7 @@ void tls_begin(struct connection *connection, struct tls_context *context,
     if (wanted) {
         tls->name = copy(wanted->name);
         tls->peer = copy(wanted->peer);
+        keep_early(tls, wanted->early, wanted->early_length);
     }
     tls->timer.fire = tls_on_limit;
     tls_context_hold(context);
@@ -546,6 +564,7 @@ void tls_end(struct connection *connection)
     tls_context_drop(tls->context);
     free(tls->name);
     free(tls->peer);
+    free(tls->early);
     free(tls->problem);
     free(tls->pending);
     free(tls);

@@ -46,15 +46,17 @@ const char *tls_problem(const struct loop *loop);
 /* Connections that it accepts from now on are encrypted; 0: are not. 0 or -EBADF. */
 int listener_secure(struct listener *listener, uint64_t context);
 
-/* What a client says of its peer. */
+/* What is known of the peer. */
 struct tls_wanted {
     const char
         *name; /* whom it must have a certificate for: a host name or an IP address, or NULL */
     const char *peer; /* sessions of the same context and peer may be resumed; NULL: none is kept */
+    const char *early; /* what it has sent already, and was read */
+    size_t early_length;
 };
 
 /* What is queued goes as it is; then the handshake begins, events->secured follows at its end, and
- * all is encrypted. Copies `wanted`; NULL: of a server. 0, -EBADF, -EALREADY, -EBUSY where a
+ * all is encrypted. Copies `wanted`; NULL: nothing is. 0, -EBADF, -EALREADY, -EBUSY where a
  * descriptor waits for the byte that it goes with, or -EPIPE after the end. */
 int connection_secure(struct connection *connection, uint64_t context,
                       const struct tls_wanted *wanted);

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 enum {
     SLICE_NS = 500000, /* of first steps of handshakes in one turn of the loop, one at least; the
@@ -36,15 +37,43 @@ static bool expect_name(struct tls *tls)
     return openssl->SSL_set1_host(tls->ssl, tls->name) == 1;
 }
 
+static BIO *socket_bio(struct tls *tls)
+{
+    struct connection *connection = tls->connection;
+    int fd = connection->duplex ? duplex_own_input(connection) : connection->fd;
+    return tls_openssl(connection)->BIO_new_socket(fd, BIO_NOCLOSE);
+}
+
+/* What came already is read first; at its end it says that more is to come. */
+static BIO *early_bio(struct tls *tls)
+{
+    const struct openssl *openssl = tls_openssl(tls->connection);
+    BIO *bio = openssl->BIO_new_mem_buf(tls->early, (int)tls->early_length);
+    if (bio)
+        openssl->BIO_ctrl(bio, BIO_C_SET_BUF_MEM_EOF_RETURN, -1, NULL);
+    return bio;
+}
+
+/* What came already is read: the first step of a handshake takes all that there is. */
+static int leave_early(struct tls *tls)
+{
+    BIO *in = tls->early ? socket_bio(tls) : NULL;
+    if (tls->early && in == NULL)
+        return -ENOMEM;
+    if (in)
+        tls_openssl(tls->connection)->SSL_set0_rbio(tls->ssl, in);
+    free(tls->early);
+    tls->early = NULL;
+    return 0;
+}
+
 static bool open_session(struct tls *tls)
 {
     struct tls_library *shared = tls_library_of(tls->connection);
     const struct openssl *openssl = &shared->openssl;
-    struct connection *connection = tls->connection;
-    int fd = connection->duplex ? duplex_own_input(connection) : connection->fd;
     tls->ssl = openssl->SSL_new(tls->context->variants[0]);
     bool known = tls->ssl && openssl->SSL_set_ex_data(tls->ssl, 0, tls) == 1;
-    BIO *in = known ? openssl->BIO_new_socket(fd, BIO_NOCLOSE) : NULL;
+    BIO *in = !known ? NULL : tls->early ? early_bio(tls) : socket_bio(tls);
     if (in == NULL)
         return false;
     openssl->BIO_up_ref(shared->out);
@@ -89,6 +118,8 @@ static int shake_session(struct tls *tls)
     int result = openssl->SSL_do_handshake(tls->ssl);
     int why = result == 1 ? 0 : tls_classify(tls, result);
     int error = tls_push(tls);
+    if (error == 0)
+        error = leave_early(tls);
     if (result == 1 && error == 0)
         return 0;
     return why != 0 && why != -EAGAIN ? why : error < 0 ? error : -EAGAIN;

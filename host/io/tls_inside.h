@@ -84,10 +84,12 @@ struct tls {
     SSL *ssl;                          /* owns; NULL until the handshake begins */
     char *name;                        /* owns; whom the peer is to be */
     char *peer;                        /* owns; a client's sessions are kept for it; or NULL */
-    const SSL_SESSION *offered;        /* to be resumed; may be gone, is only compared */
-    uint64_t verified;                 /* when the peer was looked at, in nanoseconds */
-    char *problem;                     /* owns; why it failed */
-    char *pending;                     /* owns; ciphertext that the kernel did not take */
+    char *early; /* owns; what came before the socket is to be read; or NULL */
+    size_t early_length;
+    const SSL_SESSION *offered; /* to be resumed; may be gone, is only compared */
+    uint64_t verified;          /* when the peer was looked at, in nanoseconds */
+    char *problem;              /* owns; why it failed */
+    char *pending;              /* owns; ciphertext that the kernel did not take */
     size_t pending_length;
     size_t plain;                /* bytes of the queue that go as they are */
     size_t owed;                 /* bytes of the queue that `pending` is the ciphertext of */
@@ -133,7 +135,8 @@ void tls_expire(struct tls *tls, double seconds, const char *why); /* it took so
 void tls_on_limit(struct timer *timer);
 
 /* tls_queue.c */
-bool tls_take_place(struct tls *tls); /* false: it waits, and is stepped when it has one */
+void tls_hold(struct tls *tls, uint64_t when); /* it waits for a place, and is looked at then */
+bool tls_take_place(struct tls *tls);          /* false: it waits, and is stepped when it has one */
 void tls_leave_place(struct tls *tls);
 void tls_on_turn(struct timer *timer);
 bool tls_is_held(const struct tls *tls);

@@ -85,7 +85,7 @@ static void look_at(struct tls_context *context, uint64_t when)
 static uint64_t next_look(const struct tls_context *context)
 {
     uint64_t now = loop_now(context->loop);
-    uint64_t due = context->begun.first->placed + PATIENCE_NS;
+    uint64_t due = context->begun.first ? context->begun.first->placed + PATIENCE_NS : now + 1;
     return due > now ? due : now + AGAIN_NS;
 }
 
@@ -94,13 +94,13 @@ static bool has_room(struct tls_context *context)
     return context->begun.count < PLACES || make_room(context);
 }
 
-static void hold(struct tls *tls)
+void tls_hold(struct tls *tls, uint64_t when)
 {
     struct tls_context *context = tls->context;
     append(&context->held, tls);
     connection_dirty(tls->connection);
     if (!timer_pending(&context->turn))
-        look_at(context, next_look(context));
+        look_at(context, when);
 }
 
 /* Nobody overtakes who is held. */
@@ -113,7 +113,7 @@ bool tls_take_place(struct tls *tls)
         place(tls);
         return true;
     }
-    hold(tls);
+    tls_hold(tls, next_look(context));
     return false;
 }
 

@@ -189,6 +189,9 @@ int skald_secure_listener(struct core *core, double listener, double context); /
  * sessions with the same `peer` may be resumed; or NULL. */
 int skald_secure(struct core *core, double connection, double context, const char *name,
                  const char *peer);
+/* Of a client that has sent these bytes already, behind what was read of it. */
+int skald_secure_behind(struct core *core, double connection, double context, const char *bytes,
+                        size_t length);
 bool skald_session_reused(struct core *core, double connection);
 size_t skald_protocol(struct core *core, double connection, char *buffer, size_t size); /* ALPN */
 char *skald_certificate(struct core *core, double connection, size_t *size); /* for skald_free */

@@ -65,7 +65,15 @@ int skald_secure(struct core *core, double handle, double context, const char *n
                  const char *peer)
 {
     struct connection *connection = connection_find(core->loop, (uint64_t)handle);
-    struct tls_wanted wanted = {name, peer};
+    struct tls_wanted wanted = {.name = name, .peer = peer};
+    return connection ? -connection_secure(connection, (uint64_t)context, &wanted) : EPIPE;
+}
+
+int skald_secure_behind(struct core *core, double handle, double context, const char *bytes,
+                        size_t length)
+{
+    struct connection *connection = connection_find(core->loop, (uint64_t)handle);
+    struct tls_wanted wanted = {.early = bytes, .early_length = length};
     return connection ? -connection_secure(connection, (uint64_t)context, &wanted) : EPIPE;
 }
 

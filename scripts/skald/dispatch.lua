@@ -67,7 +67,7 @@ end
 function dispatch.accepted(place, handle, listener)
   local carrier, port = newTransport(handle), ports[listener]
   if port.proxied then
-    protocols[place] = require("skald.proxied").new(place, port.factory, carrier, introduce)
+    protocols[place] = require("skald.proxied").new(place, port, carrier, introduce)
     C.skald_join(pointer, handle)
     return true
   end

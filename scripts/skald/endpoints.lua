@@ -209,9 +209,15 @@ function read.verify(text)
   return (text == "yes" or text == "no") and text or nil, "verify is yes or no"
 end
 
--- What a kind stands on, where that is not TCP.
+-- What TLS stands on, where that is not TCP: the fields by position behind that word, and those by name.
+local over = {
+  unix = { "path", mode = true, backlog = true },
+  fd = { "fd" },
+  systemd = { name = true, index = true },
+}
+
 function read.over(text)
-  return text == "unix" and text or nil, "tls stands on a port, or on unix:PATH"
+  return over[text] and text or nil, "tls stands on a port, unix:PATH, fd:NUMBER or systemd:name=NAME"
 end
 
 --  kind      by position   by name, with the reader of its value     rest: further fields are a list
@@ -225,6 +231,7 @@ local servers = {
     { "port" },
     {
       port = "port", interface = "host", path = "path", mode = "mode", backlog = "backlog", over = "over",
+      fd = "fd", name = "label", index = "fd",
       certificate = "files", privateKey = "files", alpn = "protocols", clientCA = "file",
       clientCertificate = "demand", handshakeTimeout = "handshakeTimeout",
     },
@@ -248,7 +255,8 @@ local clients = {
 
 local hasInterface = { tcp = true, tls = true, udp = true }
 
--- For servers, `tcp:HOST:PORT` is `tcp:PORT:interface=HOST`; `tls:unix:PATH` is TLS on a Unix socket.
+-- For servers, `tcp:HOST:PORT` is `tcp:PORT:interface=HOST`; `tls:unix:PATH` is TLS on a Unix socket, and
+-- `tls:fd:3`, `tls:systemd:name=web` are TLS on one that is handed over.
 local function positions(kinds, kind, fields)
   local count, first = 0, nil
   for i = 2, #fields do
@@ -257,16 +265,40 @@ local function positions(kinds, kind, fields)
       first = first or fields[i].text
     end
   end
-  if kind == "tls" and first == "unix" then
-    return { "over", "path" }
+  local socket = kind == "tls" and (first == "unix" or kinds == servers) and over[first]
+  if socket then
+    return { "over", unpack(socket) }
   end
   local byAddress = kinds == servers and hasInterface[kind] and count >= 2
   return byAddress and { "interface", "port" } or kinds[kind][1]
 end
 
+local ofSockets = { "path", "mode", "backlog", "fd", "name", "index" } -- what only some of them take
+
+-- A field of another socket than the one that it stands on.
+local function checkSocket(result)
+  local socket = over[result.over] or { backlog = true }
+  for _, name in ipairs(ofSockets) do
+    if result[name] ~= nil and socket[1] ~= name and not socket[name] then
+      return ("tls knows no '%s' on %s"):format(name, result.over and result.over .. ":" or "a port")
+    end
+  end
+  return nil
+end
+
+local function checkSystemd(result)
+  if (result.name == nil) == (result.index == nil) then
+    return "systemd takes one of both: a name, such as systemd:name=web, or an index from 0"
+  end
+  return nil
+end
+
 -- What does not go together, or one of which asks for the other.
 local function checkTLS(kinds, result)
-  if kinds == servers and not result.certificate then
+  local problem = checkSocket(result) or result.over == "systemd" and checkSystemd(result)
+  if problem then
+    return problem
+  elseif kinds == servers and not result.certificate then
     return "a certificate is missing (certificate=FILE)"
   elseif result.clientCertificate and not result.clientCA then
     return "clientCertificate takes a clientCA"
@@ -350,8 +382,6 @@ local function takePrefix(kinds, s, fields)
     return complain(s, inner and inner.column or #s + 1, "an endpoint is missing behind haproxy:, such as tcp:80")
   elseif inner.text == "haproxy" then
     return complain(s, inner.column, "haproxy: does not stand within itself")
-  elseif inner.text == "tls" then
-    return complain(s, inner.column, "haproxy: before tls: is not in this version (the header comes in the clear)")
   end
   return true
 end
@@ -392,14 +422,10 @@ function complete.unix(endpoint)
   endpoint.mode = endpoint.mode or 438 -- octal 666
 end
 
+complete.systemd = checkSystemd
+
 function complete.tls(endpoint)
   endpoint.mode = endpoint.path and (endpoint.mode or 438)
-end
-
-function complete.systemd(endpoint)
-  if (endpoint.name == nil) == (endpoint.index == nil) then
-    return "systemd takes one of both: a name, such as systemd:name=web, or an index from 0"
-  end
 end
 
 --- What a server endpoint string says.

@@ -94,7 +94,14 @@ end
 
 -- TLS stands on another socket.
 local function kindOf(endpoint)
-  return kinds[endpoint.type] or kinds[endpoint.path and "unix" or "tcp"]
+  if kinds[endpoint.type] then
+    return kinds[endpoint.type]
+  elseif endpoint.fd then
+    return kinds.fd
+  elseif endpoint.name or endpoint.index then
+    return kinds.systemd
+  end
+  return kinds[endpoint.path and "unix" or "tcp"]
 end
 
 ports.Listener = Listener
@@ -157,6 +164,7 @@ function ports.bind(group, endpoint, backlog)
     backlog = backlog,
     mode = endpoint.mode or MODE,
     proxied = endpoint.proxied,
+    secured = 0,
   }, Listener)
   dispatch.ports[handle] = listener
   return listener
@@ -201,14 +209,15 @@ function Listener:serve(factory, name)
   end
 end
 
---- What it accepts from now on is encrypted with the context of an endpoint, or is not.
+--- What it accepts from now on is encrypted with the context of an endpoint, or is not. Behind a PROXY
+--- header it is so later: skald.proxied sees to that.
 ---@param context TLSContext?
 function Listener:secure(context)
-  if self.context == context then
-    return
+  local handle = context and not self.proxied and context.handle or 0
+  if handle ~= self.secured then
+    C.skald_secure_listener(pointer, self.handle, handle)
   end
-  C.skald_secure_listener(pointer, self.handle, context and context.handle or 0)
-  self.context = context
+  self.context, self.secured = context, handle
 end
 
 --- Counts it for its factory, which starts where it is the first; the results of startFactory's

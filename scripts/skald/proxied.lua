@@ -1,12 +1,16 @@
 -- Connections of an endpoint `haproxy:…`: what has the place of a protocol until the header is read. From
--- then on the protocol has the connection's own transport, which knows the addresses of the header.
+-- then on the protocol has the connection's own transport, which knows the addresses of the header. Behind
+-- the header, which comes in the clear, TLS may begin.
 
+local core = require "skald.core"
 local dispatch = require "skald.dispatch"
 local held = require "skald.held"
 local log = require "skald.log"
 local proxyheader = require "skald.proxyheader"
 local roster = require "skald.roster"
 local transport = require "skald.transport"
+
+local C, pointer = core.C, core.pointer
 
 local proxied = {}
 
@@ -24,14 +28,16 @@ end
 
 --- What reads the header of a connection that was just accepted.
 ---@param place integer
----@param factory Factory
+---@param port Listener
 ---@param carrier Transport
 ---@param introduce fun(place: integer, factory: Factory, carrier: Transport, ready: fun(made: Protocol)): boolean
 ---@return Proxied
-function proxied.new(place, factory, carrier, introduce)
+function proxied.new(place, port, carrier, introduce)
+  local factory = port.factory
   local self = setmetatable({
     place = place,
     factory = factory,
+    context = port.context,
     transport = carrier,
     introduce = introduce,
     reader = proxyheader.reader(factory.maxHeader),
@@ -85,6 +91,13 @@ local function begin(self, header, rest)
   carrier.peer = header.source or carrier:getPeer()
   carrier.host = header.destination or carrier:getHost()
   carrier.tlvs = header.tlvs
+  if self.context then
+    if C.skald_secure_behind(pointer, carrier[1], self.context.handle, rest, #rest) ~= 0 then
+      carrier:loseConnection() -- it ends: nobody is to speak to it in the clear
+      return
+    end
+    rest = ""
+  end
   local waiting, made
   local there = self.introduce(self.place, roster.successor(self.factory), carrier, function(protocol)
     made = protocol

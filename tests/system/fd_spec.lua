@@ -1,5 +1,6 @@
 -- Sockets that come from elsewhere: fd:, systemd:, and descriptors passed over Unix sockets.
 
+local certificates = require "support.certificates"
 local host = require "support.host"
 local process = require "support.process"
 local client = require "support.client"
@@ -54,6 +55,16 @@ describe("a socket that was handed over", function()
       assert.equal(kind, h.endpoints[1].kind)
       local c = h:connect()
       assert.equal("hello", c:send "hello" and c:receive(5))
+    end)
+  end
+
+  for _, over in ipairs { "fd:3", "systemd:name=web", "systemd:index=0" } do
+    it("is served with TLS by tls:" .. over, function()
+      local own = certificates.selfSigned("localhost", { "localhost" })
+      local h = serve(("tls:%s:certificate=%s:privateKey=%s"):format(over, own.certificate, own.key))
+      assert.equal("tls", h.endpoints[1].kind)
+      local log = certificates.sclient(h.port, "", { "-CAfile", own.certificate, "-verify_return_error", "-brief" })
+      assert.truthy(log:find("Verification: OK", 1, true), log)
     end)
   end
 

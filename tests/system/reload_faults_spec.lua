@@ -521,7 +521,7 @@ for name in ([[skald_write skald_write_pair skald_set_producer skald_buffered sk
   skald_datagram skald_udp_write skald_udp_answer skald_udp_connect skald_udp_join skald_udp_interface skald_udp_get
   skald_make_folder skald_log_take skald_file_start skald_file_result
   skald_tls_certify skald_tls_trust skald_tls_offer skald_tls_new skald_tls_problem skald_secure_listener skald_secure
-  skald_tls_renew_tickets skald_session_reused
+  skald_tls_renew_tickets skald_session_reused skald_secure_behind
   skald_protocol skald_certificate
   skald_spawn skald_signal skald_signal_number skald_signal_name skald_resize skald_stdio_take skald_stdio_connect
   skald_stdio_is_socket skald_watchdog]]):gmatch "%S+" do

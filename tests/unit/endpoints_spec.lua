@@ -130,6 +130,10 @@ describe("endpoints of TLS", function()
       server "tls:127.0.0.1:443:certificate=c:handshakeTimeout=2.5")
     assert.same({ type = "tls", path = "/run/x", mode = 384, certificate = "c" },
       server "tls:unix:/run/x:mode=600:certificate=c")
+    assert.same({ type = "tls", fd = 3, certificate = "c" }, server "tls:fd:3:certificate=c")
+    assert.same({ type = "tls", name = "web", certificate = "c" }, server "tls:systemd:name=web:certificate=c")
+    assert.same({ type = "haproxy", inner = { type = "tls", port = 443, certificate = "c" } },
+      server "haproxy:tls:443:certificate=c")
   end)
 
   it("connect to a host, or to a Unix socket whose name is said", function()
@@ -150,7 +154,14 @@ describe("endpoints of TLS", function()
         .. "clientCertificate, handshakeTimeout, interface, mode, path, port, privateKey)",
       ["tls:443:certificate=c:handshakeTimeout=soon"] = "column 23: handshakeTimeout is a number of seconds, not 'soon'",
       ["tls:unix:certificate=c"] = "a path is missing",
-      ["haproxy:tls:443:certificate=c"] = "column 9: haproxy: before tls: is not in this version",
+      ["tls:fd:certificate=c"] = "a fd is missing",
+      ["tls:fd:x:certificate=c"] = "column 8: a descriptor is a number from 0",
+      ["tls:fd:3:mode=600:certificate=c"] = "tls knows no 'mode' on fd:",
+      ["tls:443:fd=3:certificate=c"] = "tls knows no 'fd' on a port",
+      ["tls:443:path=/x:certificate=c"] = "tls knows no 'path' on a port",
+      ["tls:systemd:certificate=c"] = "systemd takes one of both",
+      ["tls:systemd:name=web:index=0:certificate=c"] = "systemd takes one of both",
+      ["tls:systemd:name=web"] = "column 21: a certificate is missing",
     } do
       assert.matches(message, (select(2, endpoints.parseServer(s))), 1, true)
     end
