@@ -273,13 +273,21 @@ local function positions(kinds, kind, fields)
   return byAddress and { "interface", "port" } or kinds[kind][1]
 end
 
-local ofSockets = { "path", "mode", "backlog", "fd", "name", "index" } -- what only some of them take
+local onPort = { "port", host = true, interface = true, bindAddress = true, backlog = true }
 
--- A field of another socket than the one that it stands on.
+-- What only some of those that TLS stands on take.
+local ofSockets = { path = true, mode = true, backlog = true, fd = true, name = true, index = true, port = true,
+  host = true, interface = true, bindAddress = true }
+
+-- Whether such a field is of another socket than the one that TLS stands on.
+local function isForeign(name, result)
+  local socket = over[result.over] or onPort
+  return ofSockets[name] and socket[1] ~= name and not socket[name]
+end
+
 local function checkSocket(result)
-  local socket = over[result.over] or { backlog = true }
-  for _, name in ipairs(ofSockets) do
-    if result[name] ~= nil and socket[1] ~= name and not socket[name] then
+  for name in pairs(result) do
+    if isForeign(name, result) then
       return ("tls knows no '%s' on %s"):format(name, result.over and result.over .. ":" or "a port")
     end
   end
@@ -320,10 +328,12 @@ local function assign(result, reader, name, field)
   return true
 end
 
-local function known(fields)
+-- The options that go with what is known of an endpoint.
+local function known(fields, result)
   local names = {}
   for name in pairs(fields) do
-    names[#names + 1] = name ~= "over" and name or nil -- of tls:unix:, where it is no option
+    local isOption = name ~= "over" and not (fields.over and isForeign(name, result)) -- `over`: as in tls:unix:
+    names[#names + 1] = isOption and name or nil
   end
   table.sort(names)
   return table.concat(names, ", ")
@@ -337,7 +347,7 @@ local function fill(kinds, s, kind, fields)
     local field = fields[i]
     local name = field.key
     if name and not byName[name] then
-      return complain(s, field.column, ("%s knows no '%s' (%s)"):format(kind, name, known(byName)))
+      return complain(s, field.column, ("%s knows no '%s' (%s)"):format(kind, name, known(byName, result)))
     elseif not name then
       at = at + 1
       name = places[at]
@@ -358,7 +368,7 @@ local function fill(kinds, s, kind, fields)
   end
   for _, name in ipairs(places) do
     if result[name] == nil then
-      return complain(s, #s + 1, ("a %s is missing"):format(name))
+      return complain(s, #s + 1, ("%s is missing"):format(name == "fd" and "a descriptor" or "a " .. name))
     end
   end
   local problem = kind == "tls" and checkTLS(kinds, result)
