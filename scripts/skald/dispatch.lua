@@ -293,7 +293,8 @@ end
 dispatch.timer = timers.due
 
 -- Needed to start and to reload, and not in between: what is not there need not be collected around.
-local seldom = { "skald.launch", "skald.reload", "skald.check", "skald.factories", "skald.remote" }
+local seldom = { "skald.launch", "skald.reload", "skald.entries", "skald.refusal", "skald.report", "skald.check",
+  "skald.factories", "skald.remote" }
 
 --- What is needed seldom is forgotten, until somebody requires it again.
 function dispatch.forget()

@@ -82,7 +82,7 @@ local function tell(report)
   elseif report.result == "unchanged" then
     log.debug("reload %s: nothing changed", name)
   elseif report.result == "refused" and not report.again then
-    local line = require("skald.reload").line
+    local line = require("skald.refusal").line
     for _, item in ipairs(report.errors) do
       log.error("reload %s refused (%s): %s%s", name, item.phase, line(item),
         item.traceback and "\n" .. item.traceback or "")
@@ -149,7 +149,7 @@ local function readFiles(job)
   local change = require("skald.reload").new(job.service, { running = true, forced = job.force })
   job.change = change
   if not change:run "snapshot" then
-    local text = require("skald.reload").line(change.report.errors[1])
+    local text = require("skald.refusal").line(change.report.errors[1])
     change.report.again = not job.force and job.service.unreadable == text
     job.service.unreadable = text
     return change.report

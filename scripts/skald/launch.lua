@@ -4,6 +4,7 @@ local core = require "skald.core"
 local loader = require "skald.loader"
 local log = require "skald.log"
 local program = require "skald.program"
+local refusal = require "skald.refusal"
 local reload = require "skald.reload"
 
 local launch = {}
@@ -58,7 +59,7 @@ end
 
 local function complainOf(report)
   for _, item in ipairs(report.errors) do
-    local line = reload.line(item)
+    local line = refusal.line(item)
     complain("%s", item.line and line or "skald: " .. line)
     if item.traceback then
       log.debug("%s", item.traceback)

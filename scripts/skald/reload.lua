@@ -3,10 +3,8 @@
 -- Nothing here changes the running service before `commit`, and what can fail comes before that.
 
 local backup = require "skald.backup"
-local check = require "skald.check"
-local class = require "skald.class"
 local core = require "skald.core"
-local endpoints = require "skald.endpoints"
+local entries = require "skald.entries"
 local factories = require "skald.factories"
 local loader = require "skald.loader"
 local log = require "skald.log"
@@ -14,12 +12,15 @@ local owner = require "skald.owner"
 local ports = require "skald.ports"
 local program = require "skald.program"
 local protocol = require "skald.protocol"
+local refusal = require "skald.refusal"
+local report = require "skald.report"
 local roster = require "skald.roster"
 local timers = require "skald.timers"
 
 jit.off(true, true) -- runs once in a while: nothing of it is worth a trace
 
 local C, pointer = core.C, core.pointer
+local plain, refuse = refusal.plain, refusal.refuse
 
 local reload = {}
 
@@ -42,67 +43,11 @@ function reload.new(service, options)
     former = former,
     connected = {}, -- connectors of the former generation that go on
     options = options or {},
-    report = {
-      service = service.name,
-      from = former and former.number or 0,
-      generation = former and former.number or 0,
-      modules = { changed = {}, added = {}, removed = {} },
-      endpoints = { kept = {}, added = {}, removed = {} },
-      classes = { switched = {}, stayed = {} },
-      kept = {},
-      instances = 0,
-      timers = { ended = 0, left = 0 },
-      pause_us = 0,
-      stall_us = 0,
-      phases = {},
-      warnings = {},
-      errors = {},
-    },
+    report = report.new(service),
   }, Change)
 end
 
 -- --- refusing ---------------------------------------------------------------------------------
-
-local Refusal = {}
-
--- What is wrong with the host, and at no line of any file.
-local function plain(format, ...)
-  return { message = format:format(...) }
-end
-
--- "file:line: message" and a traceback, taken apart.
-local function errorOf(phase, text)
-  if type(text) == "table" then
-    text.phase = phase
-    return text
-  end
-  local message, traceback = text:match "^(.-)\n(stack traceback:.*)$"
-  message = message or text
-  local file, line, rest = message:match "^([^\n]-):(%d+): (.*)$"
-  return { phase = phase, file = file, line = tonumber(line), message = rest or message, traceback = traceback }
-end
-
--- Ends the change, with a list of texts or tables.
-local function refuse(texts)
-  error(setmetatable(texts, Refusal), 0)
-end
-
-local function handler(problem)
-  if getmetatable(problem) == Refusal then
-    return problem
-  end
-  return { core.traceback(problem) }
-end
-
---- An error of a report as one line "file:line: message".
----@param item table
----@return string
-function reload.line(item)
-  if item.file and item.line then
-    return ("%s:%d: %s"):format(item.file, item.line, item.message)
-  end
-  return item.message
-end
 
 local forItsOwnSake = { compile = true, load = true, check = true }
 
@@ -142,7 +87,7 @@ end
 -- Runs a phase, and notes how long it took.
 local function timed(change, phase)
   local before = C.skald_seconds(pointer)
-  local ok, problem = xpcall(Change[phase], handler, change)
+  local ok, problem = xpcall(Change[phase], refusal.handler, change)
   local spent = (C.skald_seconds(pointer) - before) * 1000
   change.report.phases[phase] = spent
   log.debug("reload %s: %s took %.3f ms", change.service.name, phase, spent)
@@ -157,12 +102,12 @@ function Change:run(...)
   for _, phase in ipairs { ... } do
     local ok, problem = timed(self, phase)
     if not ok then
-      local report = self.report
+      local made = self.report
       for _, text in ipairs(problem) do
-        report.errors[#report.errors + 1] = errorOf(phase, text)
+        made.errors[#made.errors + 1] = refusal.errorOf(phase, text)
       end
-      report.result = "refused"
-      report.phase = phase
+      made.result = "refused"
+      made.phase = phase
       self:takeBack()
       return false
     end
@@ -295,37 +240,6 @@ function Change:compile()
   end
 end
 
--- What a script returned as a list of definitions.
-local function definitionsOf(service, result)
-  if result == nil then
-    return {}
-  end
-  if type(result) ~= "table" then
-    error(("%s:1: the script returned a %s, not a definition"):format(service.file, type(result)), 0)
-  end
-  local isList = result[1] ~= nil and not class.is(result) and not class.of(result)
-  local list = isList and result or { result }
-  for i, definition in ipairs(list) do
-    local made = class.is(definition) and definition or class.of(definition)
-    if type(definition) ~= "table" then
-      error(("%s:1: number %d of the list is a %s, not a definition"):format(service.file, i, type(definition)), 0)
-    end
-    if made and not class.derives(made, protocol.Factory) then
-      error(("%s:1: the script returned a protocol: return { listen = …, protocol = … }"):format(service.file), 0)
-    end
-  end
-  return list
-end
-
--- Calls code of the new generation as its load does.
-local function entering(generation, f, ...)
-  local results = { pcall(generation.enter, generation, f, ...) }
-  if not results[1] then
-    refuse { generation:describe(results[2]) }
-  end
-  return unpack(results, 2)
-end
-
 function Change:load()
   local generation, former = self.generation, self.former
   local ok, result = pcall(function()
@@ -338,148 +252,10 @@ function Change:load()
   if not ok then
     refuse { generation:describe(result) }
   end
-  self.definitions = definitionsOf(self.service, result)
+  self.definitions = entries.definitionsOf(self.service, result)
 end
 
 -- --- check ------------------------------------------------------------------------------------
-
--- What the command line says instead of the first definition: where to listen, and, if it connects,
--- where to.
-local function overrides(change, i)
-  local options = change.service.options
-  if i > 1 then
-    return {}
-  end
-  return { listen = options.listen, connect = change.definitions[1].connect ~= nil and options.connect or nil }
-end
-
-local function checkOverrides(change, problems)
-  local name = change.service.name
-  local given = #change.definitions > 0 and overrides(change, 1) or {}
-  for key, parse in pairs { listen = endpoints.parseServer, connect = endpoints.parseClient } do
-    local ok, message = true, nil
-    if given[key] then
-      ok, message = parse(given[key])
-    end
-    if not ok then
-      problems[#problems + 1] = ("%s: %s: %s"):format(name, key, message)
-    end
-  end
-end
-
-local function checkDefinitions(change)
-  local service, generation = change.service, change.generation
-  local problems = {}
-  checkOverrides(change, problems)
-  for i, definition in ipairs(change.definitions) do
-    for _, problem in ipairs(check.definition(definition, service.file, generation:text(), overrides(change, i))) do
-      problems[#problems + 1] = problem
-    end
-  end
-  if #problems > 0 then
-    refuse(problems)
-  end
-end
-
-local function asList(value)
-  return type(value) == "table" and value or { value }
-end
-
--- The endpoints that a definition listens on.
-local function endpointsOf(definition, override)
-  local list = {}
-  for i, text in ipairs(asList(override or definition.listen)) do
-    list[i] = endpoints.socketOf(endpoints.parseServer(text))
-    list[i].key = ports.key(list[i])
-  end
-  return list
-end
-
--- What a definition connects to.
-local function addClients(entry, definition, override)
-  for _, text in ipairs(asList(override or definition.connect)) do
-    local endpoint = endpoints.parseClient(text)
-    local key = require("skald.connectors").key(endpoint)
-    table.insert(entry.clients, { key = key, endpoint = endpoint, persistent = true })
-  end
-end
-
--- Factories that the script returned, and those that it gave to listenTCP and the like.
-local function readEntries(change)
-  local service, generation = change.service, change.generation
-  local entries, byDefinition = {}, {}
-  local function add(definition, list)
-    local entry = entering(generation, factories.read, definition, list, service.base)
-    byDefinition[definition] = entry
-    entries[#entries + 1] = entry
-    return entry
-  end
-  for i, definition in ipairs(change.definitions) do
-    local given = overrides(change, i)
-    addClients(add(definition, endpointsOf(definition, given.listen)), definition, given.connect)
-  end
-  for _, port in ipairs(generation.ports) do
-    if port.listener then
-      local entry = byDefinition[port.definition] or add(port.definition, {})
-      port.endpoint.key = ports.key(port.endpoint)
-      port.endpoint.listener = port.listener
-      entry.endpoints[#entry.endpoints + 1] = port.endpoint
-    end
-  end
-  for _, client in ipairs(generation.clients) do
-    local entry = byDefinition[client.definition] or add(client.definition, {})
-    client.key = client.connector.key
-    table.insert(entry.clients, client)
-  end
-  return entries
-end
-
--- The line of the script that says where to find what could not be read.
-local function lineOf(generation, message)
-  local path = message:match "^(.-): "
-  local line, found, listens = 0, nil, nil
-  for text in (generation:text() .. "\n"):gmatch "(.-)\n" do
-    line = line + 1
-    found = found or path and text:find(path, 1, true) and line
-    listens = listens or text:find "tls:" and line
-  end
-  return found or listens or 1
-end
-
--- Certificates are read now: a bad one refuses the load.
-local function loadCertificates(change)
-  local generation, problems = change.generation, {}
-  local function load(endpoint, server)
-    local ok, message = generation:secure(endpoint, server)
-    if not ok then
-      problems[#problems + 1] = ("%s:%d: %s"):format(change.service.file, lineOf(generation, message), message)
-    end
-  end
-  for _, port in ipairs(generation.ports) do
-    load(port.endpoint, true)
-  end
-  for _, entry in ipairs(generation.entries) do
-    for _, endpoint in ipairs(entry.endpoints) do
-      load(endpoint, true)
-    end
-    for _, client in ipairs(entry.clients) do
-      load(client.endpoint, false)
-    end
-  end
-  if #problems > 0 then
-    refuse(problems)
-  end
-end
-
-local function checkNames(change)
-  local names, file = {}, change.service.file
-  for _, entry in ipairs(change.generation.entries) do
-    if entry.name and names[entry.name] then
-      refuse { ("%s:1: two factories are called '%s'"):format(file, tostring(entry.name)) }
-    end
-    names[entry.name or false] = true
-  end
-end
 
 -- A listen that failed during load, and for which the script found nothing else.
 local function checkPorts(change)
@@ -497,10 +273,10 @@ end
 
 function Change:check()
   local service, generation, former = self.service, self.generation, self.former
-  checkDefinitions(self)
-  generation.entries = readEntries(self)
-  checkNames(self)
-  loadCertificates(self)
+  entries.checkDefinitions(self)
+  generation.entries = entries.read(self)
+  entries.checkNames(self)
+  entries.loadCertificates(self)
   factories.number(generation.entries)
   factories.noteClasses(generation)
   if former then
@@ -627,7 +403,7 @@ function Change:prepare()
   makeGroups(self)
   makeConnectors(self)
   if former then
-    entering(generation, factories.migrate, self.plan, generation.backup)
+    entries.entering(generation, factories.migrate, self.plan, generation.backup)
   end
   local ok, message = timers.release(generation.owner)
   if not ok then
@@ -843,14 +619,14 @@ local function noteOld(service, former)
 end
 
 function Change:retireFormer()
-  local former, report, service = self.former, self.report, self.service
-  report.timers.ended = former.owner:finish()
+  local former, made, service = self.former, self.report, self.service
+  made.timers.ended = former.owner:finish()
   startListeners(self)
   self:accept()
   finishListeners(self)
   program.dispose(former)
   tellFactories(self)
-  report.timers.left = timers.countOf(former.environment)
+  made.timers.left = timers.countOf(former.environment)
   noteOld(service, former)
 end
 
@@ -868,70 +644,13 @@ function Change:retire()
   self:callWaiting()
 end
 
--- --- the report -------------------------------------------------------------------------------
-
-local function namesOf(set)
-  local list = {}
-  for name in pairs(set) do
-    list[#list + 1] = name or nil
-  end
-  table.sort(list)
-  return list
-end
-
-local function reportModules(change)
-  local report, new = change.report.modules, change.generation.sources
-  local old = change.former and change.former.sources or {}
-  local changed, added, removed = {}, {}, {}
-  for path, source in pairs(new) do
-    if not old[path] then
-      added[path] = true
-    elseif old[path].text ~= source.text then
-      changed[path] = true
-    end
-  end
-  for path in pairs(old) do
-    removed[path] = not new[path] or nil
-  end
-  report.changed, report.added, report.removed = namesOf(changed), namesOf(added), namesOf(removed)
-end
-
-local function reportPlan(change)
-  local report, plan = change.report, change.plan
-  for _, pairing in ipairs(plan.classes) do
-    table.insert(report.classes.switched, pairing.name)
-  end
-  local stayed = {}
-  for _, name in pairs(plan.stayed) do
-    stayed[name] = true
-  end
-  report.classes.stayed = namesOf(stayed)
-  plan.kept[false] = nil
-  report.kept = namesOf(plan.kept)
-  for _, warning in ipairs(plan.warnings) do
-    table.insert(report.warnings, warning)
-  end
-end
+-- --- the end ------------------------------------------------------------------------------------
 
 --- Completes the report of a change that was committed, and lets go of what was.
 function Change:conclude()
-  local report, generation = self.report, self.generation
-  report.result = "committed"
-  report.generation = generation.number
-  for _, item in ipairs(generation.obtained) do
-    table.insert(report.endpoints[item.fresh and "added" or "kept"], tostring(item.listener))
-  end
+  local generation = self.generation
   generation:forgetUnused()
-  reportModules(self)
-  for _, warning in ipairs(generation.warnings) do
-    table.insert(report.warnings, warning)
-  end
-  if self.plan then
-    reportPlan(self)
-  end
-  if self.failed then
-    table.insert(report.warnings, (self.failed:match "^[^\n]*"))
-  end
+  report.complete(self)
   for _, entry in ipairs(generation.entries) do
     factories.settle(entry)
   end

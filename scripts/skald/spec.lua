@@ -137,7 +137,7 @@ local function asOptions(options)
 end
 
 local function complaints(report)
-  local line = require("skald.reload").line
+  local line = require("skald.refusal").line
   local lines = {}
   for i, item in ipairs(report.errors) do
     lines[i] = line(item)
