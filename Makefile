@@ -105,7 +105,7 @@ bench: release bench-tools ## CPU, latency, memory, start time, beside a plain C
 	@luajit tests/bench/async.lua --json $(BUILD)/async.json
 	@luajit tests/bench/framing.lua --json $(BUILD)/framing.json
 	@luajit tests/bench/forward.lua --json $(BUILD)/forward.json
-	@luajit tests/bench/tls.lua
+	@luajit tests/bench/tls.lua --json $(BUILD)/tls.json
 	@luajit tests/bench/services.lua --json $(BUILD)/services.json
 
 .PHONY: docs

@@ -1,108 +1,154 @@
 -- tls.lua - an echo over TLS: skald beside plain C on libuv and OpenSSL.
--- Run from the root of the project: luajit tests/bench/tls.lua [--quick]
+-- Run from the root of the project: luajit tests/bench/tls.lua --help
 package.path = "tests/bench/?.lua;" .. package.path
 
+local arguments = require "arguments"
 local proc = require "proc"
+local report = require "report"
+local Run = require "rounds"
+local servers = require "servers"
 
-local LOAD = "build/bench/tls_load"
-local quick = arg[1] == "--quick"
-local ROUNDS, SECONDS = quick and 3 or 15, quick and 0.4 or 0.8
-local folder = proc.tempFolder()
-local cpus = proc.cpus()
-local serverCpu, loadCpu = cpus[1], cpus[#cpus]
+local USAGE = [[
+usage: luajit tests/bench/tls.lua [--quick] [--json FILE]
+  --quick    fewer and shorter rounds: about 15 s instead of about a minute
+  --json     write every figure there
+]]
 
-local function certificate()
-  local command = ("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout %s/key.pem "
-    .. "-out %s/certificate.pem -days 2 -subj /CN=localhost 2>/dev/null"):format(folder, folder)
-  assert(os.execute(command) == 0, "openssl makes no certificate")
-end
+local FULL = { rounds = 15, seconds = 0.8, repeats = 5 }
+local QUICK = { rounds = 3, seconds = 0.4, repeats = 1 }
+local IDLE, FLOODING = 1000, 400 -- connections
 
-local function start(name, command)
-  local process = proc.spawn(command, { cpu = serverCpu, log = ("%s/%s.log"):format(folder, name) })
-  local line = assert(process:line(15), name .. " does not start")
-  return { name = name, process = process, port = assert(line:match "(%d+)[^%d]*$", line) }
-end
+-- name, what is shown, connections, bytes of a message: one is in flight on each
+local ECHOES = {
+  { "tls64", "echo over TLS: 64 bytes, 200 connections, which shake hands at once", 200, 64 },
+  { "tls64k", "echo over TLS: 64 KiB, 10 connections", 10, 65536 },
+}
 
+local bench = Run.new "tls"
+
+-- Both servers, which live as long as the run does.
 local function startBoth()
-  local pem, key = folder .. "/certificate.pem", folder .. "/key.pem"
+  local pem, key = bench.folder .. "/certificate.pem", bench.folder .. "/key.pem"
+  local command = ("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout %s "
+    .. "-out %s -days 2 -subj /CN=localhost 2>/dev/null"):format(key, pem)
+  assert(os.execute(command) == 0, "openssl makes no certificate")
   local endpoint = ("tls:127.0.0.1:0:certificate=%s:privateKey=%s"):format(pem, key)
-  return start("skald", { "build/skald", "run", "--control", folder .. "/control", "echo", "listen=" .. endpoint }),
-    start("floor", { "build/bench/tls_floor", pem, key })
-end
-
-local function load(words, cpu)
-  local command = { LOAD }
-  for _, word in ipairs(words) do
-    command[#command + 1] = tostring(word)
+  local list = {
+    { name = "skald", command = { servers.skald, "run", "echo", "listen=" .. endpoint } },
+    { name = "floor", command = { "build/bench/tls_floor", pem, key } },
+  }
+  for _, server in ipairs(list) do
+    server.process, server.at = bench:start(server)
+    assert(server.process, server.name .. " does not start")
   end
-  return proc.spawn(command, { cpu = cpu or loadCpu, log = folder .. "/load.log" })
+  return list
 end
 
-local function figures(process)
-  local line = assert(process:line(120), "the load generator says nothing")
-  process:wait(10)
+local function load(...)
+  local words = { "build/bench/tls_load" }
+  for _, word in ipairs { ... } do
+    words[#words + 1] = tostring(word)
+  end
+  return proc.spawn(words, { cpu = bench.loadCpu, log = bench.folder .. "/load.log" })
+end
+
+local function figures(server, process)
+  local line, why = process:line(120)
   local found = {}
-  for key, value in line:gmatch "([%w_]+) ([%d.]+)" do
+  for key, value in (line or ""):gmatch "([%w_]+) ([%d.]+)" do
     found[key] = tonumber(value)
+  end
+  if process:wait(10) ~= 0 or not next(found) then
+    bench:failed(server.name, "load: " .. (why or "no figures"), process)
+    return nil
   end
   return found
 end
 
-local function quartiles(list)
-  table.sort(list)
-  local function at(part)
-    return list[math.max(1, math.floor(#list * part + 0.5))]
+-- What each message costs, where `connections` have each one in flight; the load generator tells of one's cost.
+local function echoing(connections, size)
+  return function(server)
+    local seconds = bench.plan.seconds
+    local found = figures(server, load("echo", server.at, connections, size, seconds, server.process.pid))
+    return found and { messages = found.messages, cpu_us = found.cpu_us * found.messages, seconds = seconds,
+      p99_us = found.p99_us, handshakes_ms = found.handshakes_ms }
   end
-  return at(0.5), at(0.25), at(0.75)
 end
 
--- Rounds of both in turn, so that both have the same of what disturbs the machine.
-local function compare(title, connections, size, skald, floor)
-  local lists = { skald = {}, floor = {}, ratio = {}, shaking = {} }
-  for _ = 1, ROUNDS do
-    local cost = {}
-    for _, server in ipairs { skald, floor } do
-      local found = figures(load { "echo", server.port, connections, size, SECONDS, server.process.pid })
-      cost[server.name] = found.cpu_us
-      table.insert(lists[server.name], found.cpu_us)
-      table.insert(lists.shaking, server == skald and found.handshakes_ms or nil)
-    end
-    table.insert(lists.ratio, cost.skald / cost.floor)
+local function runEcho(case, list)
+  local all = bench:interleave(list, case[1], echoing(case[3], case[4]), "messages")
+  local rows = { { "server", "CPU us/message", "x floor", "messages/s", "handshakes at once, ms" } }
+  local kept = { title = case[2], servers = {} }
+  for _, server in ipairs(list) do
+    local own, rounds = all[server.name], bench.plan.rounds
+    local result = {
+      cpu = report.field(own, "cost", rounds), rate = report.field(own, "rate", rounds),
+      cpu_to_floor = bench:ratio(all, server.name, "floor", "cost"),
+      handshakes_ms = report.field(own, "handshakes_ms", rounds),
+    }
+    kept.servers[server.name] = result
+    rows[#rows + 1] = {
+      server.name, report.spread(result.cpu), report.spread(result.cpu_to_floor), report.spread(result.rate),
+      report.spread(result.handshakes_ms),
+    }
   end
-  local ratio, low, high = quartiles(lists.ratio)
-  print(("%-46s skald %8.2f us, floor %8.2f us, ratio %.3f (quartiles %.3f to %.3f of %d rounds), bar 1.1: %s")
-    :format(title, quartiles(lists.skald), (quartiles(lists.floor)), ratio, low, high, ROUNDS,
-      ratio <= 1.1 and "holds" or "MISSED"))
-  print(("%-46s %.1f ms for %d handshakes at once"):format("", (quartiles(lists.shaking)), connections))
+  bench.results[case[1]] = kept
+  print("\n" .. case[2])
+  report.table(rows)
+  local ratio = kept.servers.skald.cpu_to_floor
+  bench:addBar(case[1] .. ": CPU, x floor", ratio and ratio.median, "<=", 1.1)
 end
 
-local function memory(skald, floor)
-  for _, server in ipairs { skald, floor } do
-    local found = figures(load { "idle", server.port, 1000, server.process.pid })
-    print(("an idle connection: %-27s %d bytes"):format(server.name, found.bytes_each))
+local function runIdle(list)
+  local rows, kept = { { "an idle connection", "bytes" } }, {}
+  for _, server in ipairs(list) do
+    local found = figures(server, load("idle", server.at, IDLE, server.process.pid)) or {}
+    kept[server.name] = found.bytes_each
+    rows[#rows + 1] = { server.name, report.number(found.bytes_each) }
   end
+  bench.results.idle = kept
+  report.table(rows)
 end
 
 -- What connections that are there wait for an answer, quiet and beside a flood of handshakes. Both come from one CPU,
 -- of which the flood takes little.
-local function flood(skald)
+local function runFlood(skald)
+  local seconds = 2 * bench.plan.seconds
   local function echo()
-    return figures(load { "echo", skald.port, 20, 64, 2 * SECONDS, skald.process.pid })
+    return figures(skald, load("echo", skald.at, 20, 64, seconds, skald.process.pid)) or {}
   end
   local quiet = echo()
-  local attack = load { "flood", skald.port, 400, 2 * SECONDS + 1.5 }
+  local attack = load("flood", skald.at, FLOODING, seconds + 1.5)
   local beside = echo()
-  local rate = figures(attack).rate
-  print(("p99 of an answer: %.2f ms quiet, %.2f ms beside %d handshakes a second"):format(quiet.p99_us / 1e3,
-    beside.p99_us / 1e3, rate))
+  local flood = figures(skald, attack) or {}
+  bench.results.flood = { quiet_p99_us = quiet.p99_us, p99_us = beside.p99_us, handshakes = flood.rate }
+  local more = quiet.p99_us and beside.p99_us and (beside.p99_us - quiet.p99_us) / 1e3
+  print(("\np99 of an answer: %s us quiet, %s us beside %s handshakes a second"):format(report.number(quiet.p99_us),
+    report.number(beside.p99_us), report.number(flood.rate)))
+  bench:addBar("beside a flood of handshakes: p99, ms more", more, "<=", 5)
 end
 
-certificate()
-local skald, floor = startBoth()
-memory(skald, floor) -- first: what was freed later would be used again
-compare("64 bytes, 200 connections, one in flight each", 200, 64, skald, floor)
-compare("64 KiB, 10 connections, one in flight each", 10, 65536, skald, floor)
-flood(skald)
-skald.process:stop()
-floor.process:stop()
-os.execute("rm -rf " .. folder)
+local function runAll()
+  local list = startBoth()
+  runIdle(list) -- first: what was freed later would be used again
+  for _, case in ipairs(ECHOES) do
+    runEcho(case, list)
+  end
+  runFlood(list[1])
+  for _, server in ipairs(list) do
+    bench:stop(server, server.process)
+  end
+  bench:printBars "the bars of TLS"
+end
+
+local function main(args)
+  local options = arguments.parse("tls", USAGE, args, { quick = "flag", json = "value" })
+  bench.plan = options.quick and QUICK or FULL
+  local pinned = bench:pin()
+  print(("skald bench of TLS, %s: %d CPUs, Linux %s; %s"):format(options.quick and "quick" or "full",
+    bench.machine.cpus, bench.machine.kernel, pinned))
+  print(("%d rounds, servers in turn; medians (min-max); x floor: round by round\n"):format(bench.plan.rounds))
+  bench:main(runAll, options.json, { quick = options.quick or false })
+end
+
+main(arg)

@@ -1,6 +1,6 @@
 // tls_floor.c - the least that a TLS echo costs: C on libuv and OpenSSL, with memory BIOs.
 //
-//   tls_floor CERTIFICATE KEY     listens on a port of 127.0.0.1, and prints `listening PORT`
+//   tls_floor CERTIFICATE KEY     listens on a port of 127.0.0.1, and says where
 
 #include <openssl/ssl.h>
 #include <signal.h>
@@ -135,7 +135,7 @@ int main(int argc, char **argv)
     uv_tcp_bind(&server, (struct sockaddr *)&address, 0);
     uv_listen((uv_stream_t *)&server, 1024, on_connection);
     uv_tcp_getsockname(&server, (struct sockaddr *)&bound, &size);
-    printf("listening %d\n", ntohs(((struct sockaddr_in *)&bound)->sin_port));
+    printf("listening tls:127.0.0.1:%d\n", ntohs(((struct sockaddr_in *)&bound)->sin_port));
     fflush(stdout);
     return uv_run(uv_default_loop(), UV_RUN_DEFAULT);
 }
