@@ -107,18 +107,21 @@ local function integer(text)
   end
 end
 
+local escapes = { ["%"] = "%%", ["\0"] = "%z" } -- a NUL would end a pattern of Lua's
+
 -- What a place of a Redis pattern (`?`, `[a-c]`, `[^a]`, `\x`) stands for, as a pattern of Lua for one byte; and
 -- the next place.
 local function element(glob, at)
   local c = glob:sub(at, at)
   local any = c == "[" and glob:match("^%[(%^?[^%]]*)%]", at)
   if any and any ~= "" then
-    return any == "^" and "." or "[" .. any:gsub("%%", "%%%%") .. "]", at + #any + 2
+    return any == "^" and "." or "[" .. any:gsub("[%%%z]", escapes) .. "]", at + #any + 2
   elseif c == "?" then
     return ".", at + 1
   end
   at = c == "\\" and at < #glob and at + 1 or at
-  return (glob:sub(at, at):gsub("%W", "%%%0")), at + 1
+  c = glob:sub(at, at)
+  return escapes[c] or (c:gsub("%W", "%%%0")), at + 1
 end
 
 -- What stands between the stars of a Redis pattern: Lua's patterns, and how many bytes they are for.

@@ -139,6 +139,33 @@ describe("the bundled service keyvalue", function()
     assert.equal("", keys "a.")
   end)
 
+  it("takes any byte in a pattern, and in a name", function()
+    local h = start()
+    local c = h:connect()
+    local function ask(...)
+      local words = { ("*%d\r\n"):format(select("#", ...)) }
+      for _, word in ipairs { ... } do
+        words[#words + 1] = ("$%d\r\n%s\r\n"):format(#word, word)
+      end
+      c:send(table.concat(words))
+    end
+    ask("SET", "a\0b", "x")
+    assert.equal("+OK", c:line())
+    for _, pattern in ipairs { "a\0b", "?\0*", "*[\0]?", "a[^\1]b", "a\\\0b", "a[%\0]b" } do
+      ask("KEYS", pattern)
+      assert.equal("*1\r\n$3\r\na\0b\r\n", c:receive(13))
+    end
+    ask("KEYS", "a\0")
+    assert.equal("*0", c:line())
+    local listener = h:connect()
+    listener:send "*2\r\n$10\r\nPSUBSCRIBE\r\n$3\r\na*\0\r\n"
+    assert.equal("*3", listener:line())
+    ask("PUBLISH", "ab", "x")
+    assert.equal(":0", c:line())
+    ask("PUBLISH", "ab\0", "x")
+    assert.equal(":1", c:line())
+  end)
+
   it("keeps databases apart", function()
     local h = start()
     assert.equal("OK\nOK\n\nOK\n1\nERR DB index is out of range", (script(h, {
