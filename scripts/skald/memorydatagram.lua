@@ -19,7 +19,7 @@ local LARGEST = 65507 -- bytes that a datagram may have
 ---@field listening boolean
 ---@field connected boolean true after `connect`
 ---@field sent table[] `{ data =, address = }` of each datagram that was written
----@field groups table<string, boolean> that were joined, and not left
+---@field groups table<string, boolean> that were joined, and not left; IPv6 as RFC 5952 says
 ---@field options table<string, any> what the setters were given, by their names without `set`; else what a port begins
 ---with
 local Port = { connected = false }
@@ -39,6 +39,7 @@ local function needAddress(name, host, port, level)
 end
 
 local function newAddress(host, port)
+  host = inet.textOf(inet.bytesOf(host))
   return address.inet(host:find(":", 1, true) and "UDP6" or "UDP", host, port)
 end
 
@@ -218,20 +219,36 @@ local function needGroup(name, group, interface)
   end
 end
 
+-- How a group stands in `groups`; nil, message, code where the port can have none such.
+local function groupFor(self, group)
+  local bytes = inet.bytesOf(group)
+  local first = bytes:byte()
+  if not self.listening then
+    return nil, "closing", "EPIPE"
+  elseif (#bytes == 16) ~= (self.address.type == "UDP6") then
+    return nil, "Address family not supported by protocol", "EAFNOSUPPORT"
+  elseif #bytes == 4 and (first < 224 or first > 239) or #bytes == 16 and first ~= 255 then
+    return nil, "Invalid argument", "EINVAL"
+  end
+  return inet.textOf(bytes)
+end
+
 --- Notes a group in `groups`: datagrams of this reactor's ports to it come here.
 ---@param group string an IP address
 ---@param interface string? its name, its number or an IP address of it, which does not count
 ---@return boolean? ok nil, message, code
 ---@return string? message
----@return string? code EADDRINUSE where it was joined before, EPIPE after stopListening
+---@return string? code EADDRINUSE where it was joined before, EAFNOSUPPORT where the port has no such addresses,
+---EINVAL where that is no group, EPIPE after stopListening
 function Port:joinGroup(group, interface)
   needGroup("joinGroup", group, interface)
-  if not self.listening then
-    return nil, "closing", "EPIPE"
-  elseif self.groups[group] then
+  local name, message, code = groupFor(self, group)
+  if not name then
+    return nil, message, code
+  elseif self.groups[name] then
     return nil, "Address already in use", "EADDRINUSE"
   end
-  self.groups[group] = true
+  self.groups[name] = true
   return true
 end
 
@@ -240,15 +257,16 @@ end
 ---@param interface string? as for joinGroup
 ---@return boolean? ok nil, message, code
 ---@return string? message
----@return string? code EADDRNOTAVAIL where it was not joined, EPIPE after stopListening
+---@return string? code EADDRNOTAVAIL where it was not joined, else as for joinGroup
 function Port:leaveGroup(group, interface)
   needGroup("leaveGroup", group, interface)
-  if not self.listening then
-    return nil, "closing", "EPIPE"
-  elseif not self.groups[group] then
+  local name, message, code = groupFor(self, group)
+  if not name then
+    return nil, message, code
+  elseif not self.groups[name] then
     return nil, "Cannot assign requested address", "EADDRNOTAVAIL"
   end
-  self.groups[group] = nil
+  self.groups[name] = nil
   return true
 end
 

@@ -72,11 +72,17 @@ local function conclude(self)
   end
 end
 
+local function send(self, signal)
+  if self.running then
+    table.insert(self.signals, signal)
+  end
+end
+
 -- A callback of its protocol has raised: what we have of it is closed, and it is asked to end.
 local function fail(self, text)
   self.failure = self.failure or text
   self:loseConnection()
-  table.insert(self.signals, "TERM")
+  send(self, "TERM")
 end
 
 -- --- one descriptor ---------------------------------------------------------------------------
@@ -209,7 +215,7 @@ function Process:abortConnection()
   for fd in pairs(self.pipes) do
     self.transports[fd]:abortConnection()
   end
-  table.insert(self.signals, "KILL")
+  send(self, "KILL")
 end
 
 --- The same as loseConnection.
@@ -378,7 +384,7 @@ end
 ---@return string? code EPIPE
 function memoryprocess.output(self, data, fd)
   local pipe = self.pipes[fd]
-  if not pipe or self.writes[fd] and not self.pty or self.transports[fd].disconnecting then
+  if not self.running or not pipe or self.writes[fd] and not self.pty or self.transports[fd].disconnecting then
     return nil, "Broken pipe", "EPIPE"
   end
   attempt(self, stringtransport.feed, pipe, data)

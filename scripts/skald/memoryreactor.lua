@@ -6,6 +6,7 @@ local asked = require "skald.asked"
 local class = require "skald.class"
 local deferred = require "skald.deferred"
 local definition = require "skald.definition"
+local inet = require "skald.inet"
 local members = require "skald.members"
 local memoryconnector = require "skald.memoryconnector"
 local memorydatagram = require "skald.memorydatagram"
@@ -179,13 +180,7 @@ end
 -- --- what it is asked for ---------------------------------------------------------------------
 
 local function isAddress(text)
-  local parts = { text:match "^(%d+)%.(%d+)%.(%d+)%.(%d+)$" }
-  for i = 1, #parts do
-    if tonumber(parts[i]) > 255 then
-      return false
-    end
-  end
-  return #parts == 4 or text:find "^[%x:.]*:[%x:.]*:[%x:.]*$" ~= nil
+  return inet.bytesOf(text) ~= nil
 end
 
 local function addressOf(self, endpoint)
@@ -193,6 +188,8 @@ local function addressOf(self, endpoint)
     return address.unix(endpoint.path)
   end
   local number, host = endpoint.port, endpoint.interface or "0.0.0.0"
+  local bytes = inet.bytesOf(host)
+  host = bytes and inet.textOf(bytes) or host
   if number == 0 then
     self.lastPort = self.lastPort + 1
     number = self.lastPort

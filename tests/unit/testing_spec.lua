@@ -706,6 +706,28 @@ describe("a MemoryReactor", function()
     assert.same({ nil, "Cannot assign requested address", "EADDRNOTAVAIL" }, { c:leaveGroup "224.0.0.251" })
   end)
 
+  it("knows an address however it is spelled, and tells groups from other addresses", function()
+    local P = protocol.DatagramProtocol {}
+    local port = reactor().listenUDP(5353, P, { interface = "0:0::1" })
+    assert.equal("udp:[::1]:5353", tostring(port:getHost()))
+    assert.same({ nil, "Address already in use", "EADDRINUSE" }, { reactor().listenUDP(5353, P, { interface = "::1" }) })
+    assert.is_true(port:joinGroup "FF02::1:0")
+    assert.same({ nil, "Address already in use", "EADDRINUSE" }, { port:joinGroup "ff02:0::1:0" })
+    local heard
+    function port.protocol.datagramReceived(_, data, from) heard = data .. tostring(from) end
+    local other = reactor().listenUDP(7, P, { interface = "::" })
+    other:write("q", "ff02:0:0::0001:0", 5353)
+    memory:flush()
+    assert.equal("qudp:[::1]:7", heard)
+    assert.is_true(port:connect("0::1", 7))
+    assert.is_true(port:write("a", "::1", 7))
+    assert.same({ nil, "Invalid argument", "EINVAL" }, { port:joinGroup "fe80::1" })
+    local family = { nil, "Address family not supported by protocol", "EAFNOSUPPORT" }
+    assert.same(family, { port:joinGroup "239.1.1.1" })
+    assert.same(family, { reactor().listenUDP(0, P):leaveGroup "ff02::1" })
+    assert.same({ nil, "Invalid argument", "EINVAL" }, { reactor().listenUDP(0, P):joinGroup "10.0.0.1" })
+  end)
+
   it("notes processes, of which the test says what they do", function()
     local lines = {}
     local P = protocol.ProcessProtocol {
@@ -728,6 +750,8 @@ describe("a MemoryReactor", function()
     memory:exit(made)
     assert.same({ "err oops", "out lost", "ended 0" }, lines)
     assert.same({ nil, "the process has ended", "ESRCH" }, { memory:exit(made) })
+    made:abortConnection()
+    assert.same({ "KILL" }, made.signals) -- none goes to what is gone
   end)
 
   it("holds the output of a process that is paused, and its end with it", function()
@@ -740,6 +764,7 @@ describe("a MemoryReactor", function()
     made:pauseProducing()
     memory:output(made, "held")
     memory:exit(made, "KILL")
+    assert.same({ nil, "Broken pipe", "EPIPE" }, { memory:output(made, "after its end") })
     assert.same({ "exited" }, lines)
     made:resumeProducing()
     memory:flush()
