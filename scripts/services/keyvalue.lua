@@ -13,6 +13,8 @@ local options = ...
 local DATABASES = 16
 local SWEEP = { seconds = 0.1, keys = 500 } -- how often it looks for what has expired, at how many keys
 local WRONG_TYPE = "WRONGTYPE Operation against a key holding the wrong kind of value"
+local WRONG_COUNT = "ERR wrong number of arguments for '%s' command"
+local WRONG_TIME = "ERR invalid expire time in '%s' command"
 local NO_KEY = "ERR no such key"
 local NO_INTEGER = "ERR value is not an integer or out of range"
 
@@ -198,7 +200,7 @@ local growing = {
 
 function commands.PING(self, words, count)
   if count > 2 then
-    self:sendError "ERR wrong number of arguments for 'ping' command"
+    self:sendError(WRONG_COUNT:format "ping")
   elseif self.subscriptions > 0 then
     self:sendList { "pong", words[2] or "" }
   elseif count > 1 then
@@ -263,12 +265,21 @@ end
 
 -- --- strings
 
-function commands.GET(self, words)
-  local value = get(self.db, words[2])
+-- The string of a key; nil where there is none, false where it has replied that there is something else.
+local function stringOf(self, key)
+  local value = get(self.db, key)
   if value == nil or isString(value) then
-    return self:sendBulk(value)
+    return value
   end
   self:sendError(WRONG_TYPE)
+  return false
+end
+
+function commands.GET(self, words)
+  local value = stringOf(self, words[2])
+  if value ~= false then
+    self:sendBulk(value)
+  end
 end
 
 local lifetimes = { EX = 1, PX = 1000 }
@@ -282,7 +293,7 @@ local function setOptions(words, count)
     if lifetimes[word] and words[i + 1] and not found.seconds and not found.keeps then
       local number = integer(words[i + 1])
       if not number or number <= 0 then
-        return nil, number and "ERR invalid expire time in 'set' command" or NO_INTEGER
+        return nil, number and WRONG_TIME:format "set" or NO_INTEGER
       end
       found.seconds, i = number / lifetimes[word], i + 1
     elseif (word == "NX" or word == "XX") and not found.condition then
@@ -348,7 +359,7 @@ local function setFor(perSecond)
     if not number then
       return self:sendError(NO_INTEGER)
     elseif number <= 0 then
-      return self:sendError(("ERR invalid expire time in '%s' command"):format(words[1]:lower()))
+      return self:sendError(WRONG_TIME:format(words[1]:lower()))
     end
     setAs(self, words[2], words[4], { seconds = number / perSecond })
   end
@@ -357,12 +368,11 @@ end
 commands.SETEX, commands.PSETEX = setFor(1), setFor(1000)
 
 function commands.GETDEL(self, words)
-  local value = get(self.db, words[2])
-  if value ~= nil and not isString(value) then
-    return self:sendError(WRONG_TYPE)
+  local value = stringOf(self, words[2])
+  if value ~= false then
+    remove(self.db, words[2])
+    self:sendBulk(value)
   end
-  remove(self.db, words[2])
-  self:sendBulk(value)
 end
 
 function commands.MGET(self, words, count)
@@ -375,7 +385,7 @@ end
 
 function commands.MSET(self, words, count)
   if count % 2 == 0 then
-    return self:sendError "ERR wrong number of arguments for 'mset' command"
+    return self:sendError(WRONG_COUNT:format "mset")
   end
   for i = 2, count, 2 do
     set(self.db, words[i], words[i + 1])
@@ -385,9 +395,9 @@ function commands.MSET(self, words, count)
 end
 
 local function add(self, key, number)
-  local value = get(self.db, key)
-  if value ~= nil and not isString(value) then
-    return self:sendError(WRONG_TYPE)
+  local value = stringOf(self, key)
+  if value == false then
+    return
   end
   local old = integer(value or "0")
   if not old or not number then
@@ -417,20 +427,19 @@ function commands.DECRBY(self, words)
 end
 
 function commands.APPEND(self, words)
-  local value = get(self.db, words[2]) or ""
-  if not isString(value) then
-    return self:sendError(WRONG_TYPE)
+  local value = stringOf(self, words[2])
+  if value ~= false then
+    value = (value or "") .. words[3]
+    set(self.db, words[2], value)
+    self:sendInteger(#value)
   end
-  set(self.db, words[2], value .. words[3])
-  self:sendInteger(#value + #words[3])
 end
 
 function commands.STRLEN(self, words)
-  local value = get(self.db, words[2]) or ""
-  if not isString(value) then
-    return self:sendError(WRONG_TYPE)
+  local value = stringOf(self, words[2])
+  if value ~= false then
+    self:sendInteger(#(value or ""))
   end
-  self:sendInteger(#value)
 end
 
 -- --- keys
@@ -751,7 +760,7 @@ end
 -- How many were new; nil where it has replied what was wrong.
 local function putFields(self, words, count)
   if count % 2 == 1 then
-    self:sendError(("ERR wrong number of arguments for '%s' command"):format(words[1]:lower()))
+    self:sendError(WRONG_COUNT:format(words[1]:lower()))
     return nil
   end
   local hash = needValue(self.db, words[2], "hash")
@@ -1041,7 +1050,7 @@ function KeyValue:commandReceived(words, count)
   if not command then
     self:sendError(("ERR unknown command '%s'"):format(name:sub(1, 128)))
   elseif count < command.least or count > command.most then
-    self:sendError(("ERR wrong number of arguments for '%s' command"):format(command.name:lower()))
+    self:sendError(WRONG_COUNT:format(command.name:lower()))
   elseif self.subscriptions > 0 and not command.always then
     self:sendError(ONLY_SUBSCRIPTIONS:format(command.name:lower()))
   elseif maxMemory and command.grows and collectgarbage "count" * 1024 > maxMemory then
