@@ -116,7 +116,7 @@ function memoryconnector.failed(self, code, by, detail, errno)
   rest(self)
 end
 
-local function ready(self, made)
+local function tellReady(self, made)
   self.protocol = made
   eachWaiter(self, function(waiter)
     waiter.d:callback(made)
@@ -140,9 +140,10 @@ end
 
 -- Its connection is over; the protocol has heard of it.
 local function lost(self, why)
-  self.state, self.protocol, self.transport = "disconnected", nil, nil
+  local unprepared = self.unprepared
+  self.state, self.protocol, self.transport, self.unprepared = "disconnected", nil, nil, nil
   tell(self, "clientConnectionLost", why)
-  tellWaiters(self, why)
+  tellWaiters(self, unprepared or why)
   rest(self)
 end
 
@@ -159,18 +160,28 @@ function memoryconnector.join(self, carrier)
     end
   end
   carrier:join(made)
-  if not made or self.state ~= "connected" then
-    return made
+  return made
+end
+
+--- Its protocol's connectionMade has returned, and TLS is up where it was asked for.
+---@param self MemoryConnector
+---@param carrier Carrier
+---@param made Protocol?
+function memoryconnector.ready(self, carrier, made)
+  if self.transport ~= carrier.transport then
+    return
   end
   local prepare = self.factory.prepareConnection
   deferred.maybeDeferred(prepare or asIs, self.factory, made):addCallbacks(function()
     if self.transport == carrier.transport then
-      ready(self, made)
+      tellReady(self, made)
     end
-  end, function()
-    carrier.transport:loseConnection()
+  end, function(problem)
+    if self.transport == carrier.transport then
+      self.unprepared = problem
+      carrier.transport:loseConnection()
+    end
   end)
-  return made
 end
 
 --- Gives up connecting: the factory hears of it as a failure, `aborted`.

@@ -423,6 +423,7 @@ local function answer(self, connector, server, options)
   members.count(made.sides[2], connector.factory)
   made.client = memoryconnector.join(connector, made.sides[2])
   shake(made, connector.endpoint, options)
+  memoryconnector.ready(connector, made.sides[2], made.client)
   return made
 end
 

@@ -651,6 +651,26 @@ describe("a MemoryReactor", function()
       { reactor().listenTCP(port:getHost().port, { protocol = Echo }) })
   end)
 
+  it("has a client ready when TLS is up, and tells why it was not prepared", function()
+    local seen = {}
+    local Client = Protocol { handshakeCompleted = function() table.insert(seen, "completed") end }
+    local to = require("skald.endpoints").clientFromString "tls:192.0.2.1:7:alpn=h2"
+    to:connect({
+      protocol = Client,
+      prepareConnection = function(_, made) table.insert(seen, "prepares " .. made.transport.negotiatedProtocol) end,
+    }):addCallback(function(made) table.insert(seen, "has " .. made.transport.negotiatedProtocol) end)
+    memory:connect(memory.sslClients[1], Recorder:new(), { negotiatedProtocol = "h2" })
+    assert.same({ "completed", "prepares h2", "has h2" }, seen)
+    local why
+    to:connect({ protocol = Client, prepareConnection = function() return defer.fail "unready" end }):addErrback(function(problem)
+      why = problem.value
+    end)
+    local pump = memory:connect(memory.sslClients[2], Recorder:new())
+    memory:flush()
+    assert.equal("unready", why)
+    assert.is_true(pump.sides[2].transport.disconnected)
+  end)
+
   it("has a test send datagrams, and keeps those that are sent", function()
     local P = protocol.DatagramProtocol {
       datagramReceived = function(self, data, from) self.transport:write(data:upper(), from) end,
