@@ -116,8 +116,11 @@ end
 function Port:stopListening()
   if self.listening then
     self.listening = false
-    self.protocol:stopProtocol()
+    local ok, problem = pcall(self.protocol.stopProtocol, self.protocol)
     self.onStop()
+    if not ok then
+      error(problem, 0)
+    end
   end
   return deferred.succeed()
 end
@@ -302,19 +305,23 @@ function memorydatagram.receive(self, data, from)
   received(receiver, data:sub(1, most), from, #data > most)
 end
 
---- Brings what was written to those ports that it is for.
+--- Brings what was written to those ports that it is for. What one of them raises comes out when all have theirs.
 ---@param memory MemoryReactor
 ---@return boolean any whether there was anything
 function memorydatagram.deliver(memory)
-  local list = memory.datagrams
+  local list, problem = memory.datagrams, nil
   memory.datagrams = {}
   for _, one in ipairs(list) do
     local from = senderOf(one.from)
     for _, port in ipairs(memory.udpPorts) do
       if port.listening and isFor(port, one.to) then
-        memorydatagram.receive(port, one.data, from)
+        local ok, raised = pcall(memorydatagram.receive, port, one.data, from)
+        problem = problem or not ok and { raised = raised } or nil
       end
     end
+  end
+  if problem then
+    error(problem.raised, 0)
   end
   return #list > 0
 end

@@ -223,7 +223,10 @@ function Process:stopProducing()
   self:loseConnection()
 end
 
-local function nameOf(signal)
+--- The name of a signal.
+---@param signal string|integer its name or its number
+---@return string? name nil where there is no such signal
+function memoryprocess.nameOf(signal)
   if type(signal) == "number" and signal % 1 == 0 and signal > 0 and signal <= 64 then
     return names[signal] or tostring(signal)
   end
@@ -241,7 +244,7 @@ end
 ---@return string? message
 ---@return string? code ESRCH
 function Process:signalProcess(number)
-  local name = nameOf(number)
+  local name = memoryprocess.nameOf(number)
   if not name then
     error(("signalProcess takes the name or the number of a signal, not %s"):format(tostring(number)), 2)
   elseif not self.running then

@@ -542,7 +542,8 @@ end
 ---@return string? code ESRCH
 function MemoryReactor:exit(process, how) -- luacheck: no self
   needProcess("exit", process)
-  if how ~= nil and type(how) ~= "string" and (type(how) ~= "number" or how % 1 ~= 0 or how < 0 or how > 255) then
+  local isStatus = type(how) == "number" and how % 1 == 0 and how >= 0 and how <= 255
+  if how ~= nil and not isStatus and not (type(how) == "string" and memoryprocess.nameOf(how)) then
     error(("exit takes a status from 0 to 255 or the name of a signal, not %s"):format(tostring(how)), 2)
   end
   return memoryprocess.exit(process, how or 0)

@@ -748,6 +748,29 @@ describe("a MemoryReactor", function()
     assert.same({ nil, "Invalid argument", "EINVAL" }, { reactor().listenUDP(0, P):joinGroup "10.0.0.1" })
   end)
 
+  it("brings out what a UDP protocol raises, when all that has to be done is", function()
+    local heard, stopped = {}, 0
+    local factory = protocol.Factory({
+      stopFactory = function() stopped = stopped + 1 end,
+      protocol = {
+        datagramReceived = function(_, data)
+          table.insert(heard, data)
+          error("cannot read " .. data, 0)
+        end,
+        stopProtocol = function() error("cannot stop", 0) end,
+      },
+      listen = "udp:127.0.0.1:53",
+    }):new()
+    local port = memory:serve(factory)[1]
+    local other = reactor().listenUDP(0, {})
+    other:write("a", "127.0.0.1", 53)
+    other:write("b", "127.0.0.1", 53)
+    assert.same({ false, "cannot read a" }, { pcall(memory.flush, memory) })
+    assert.same({ "a", "b" }, heard)
+    assert.same({ false, "cannot stop" }, { pcall(port.stopListening, port) })
+    assert.equal(1, stopped)
+  end)
+
   it("notes processes, of which the test says what they do", function()
     local lines = {}
     local P = protocol.ProcessProtocol {
@@ -767,6 +790,8 @@ describe("a MemoryReactor", function()
     assert.same({ nil, "Broken pipe", "EPIPE" }, { memory:output(made, "late") })
     made:abortConnection()
     assert.same({ "KILL" }, made.signals)
+    assert.equal("exit takes a status from 0 to 255 or the name of a signal, not TREM",
+      raisesHere(memory.exit, memory, made, "TREM"))
     memory:exit(made)
     assert.same({ "err oops", "out lost", "ended 0" }, lines)
     assert.same({ nil, "the process has ended", "ESRCH" }, { memory:exit(made) })
