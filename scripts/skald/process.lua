@@ -36,7 +36,7 @@ local lasting = {}
 -- Those that wait for their time to start, with the timers.
 local delayed = {}
 
--- The one whose processEnded runs.
+-- The one whose processExited or processEnded runs.
 local concluding
 
 -- --- starting ---------------------------------------------------------------------------------
@@ -122,6 +122,7 @@ end
 ---@field private pipes table<integer, Transport> what is open, by the process's own descriptor
 ---@field private writes table<integer, boolean> whether we write there
 ---@field private input integer where `write` goes
+---@field private place Owner? whose what its end starts is
 local Process = { disconnecting = false }
 Process.__index = Process
 
@@ -162,17 +163,22 @@ local function leave(self)
   end
 end
 
+-- What that starts instead belongs to the same owner, and ends with it.
+local function tellEnd(self, name)
+  local before = concluding
+  concluding = self
+  guarded(self.place, hear, self.protocol, name, self.reason)
+  concluding = before
+end
+
 -- What it has started may hold its pipes after its end: until they are closed, it is its owner's.
 local function conclude(self)
   if not self.reason or self.open > 0 or self.told then
     return
   end
   self.told, lasting[self] = true, nil
+  tellEnd(self, "processEnded")
   leave(self)
-  local before = concluding
-  concluding = self
-  guarded(nil, hear, self.protocol, "processEnded", self.reason)
-  concluding = before
 end
 
 -- A callback of its protocol has raised.
@@ -296,7 +302,7 @@ function Process:exited(status, number)
     self.deadline:cancel()
   end
   self.reason = reasonOf(self, status, number)
-  guarded(nil, hear, self.protocol, "processExited", self.reason)
+  tellEnd(self, "processExited")
   for fd, pipe in pairs(self.pipes) do
     if self.writes[fd] and not self.terminal then
       pipe:loseConnection()
@@ -541,8 +547,13 @@ function process.start(receiver, plan, fds)
     follows = concluding and concluding.startedAt,
   }, Process)
   local who = owner.current
-  if who and who.ended then
-    notStarted(self, "what it would belong to has ended", "ECANCELED")
+  self.place = who
+  local problem = who and who.ended and "what it would belong to has ended"
+    or concluding and process.stopping and "the host stops"
+  if problem then
+    if not concluding or concluding.pid then -- else each would start the next one, and so on
+      notStarted(self, problem, "ECANCELED")
+    end
     return self
   end
   if who then
@@ -598,8 +609,11 @@ function process.unload(service)
   for child in pairs(delayed) do
     list[#list + 1] = isOf(child, service) and child or nil
   end
+  local gone = owner.new()
+  gone:finish()
   for _, child in ipairs(list) do
     leave(child)
+    child.place = gone
     child:finish()
   end
 end

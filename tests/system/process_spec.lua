@@ -23,6 +23,24 @@ local HEAD = [[
   end
 ]]
 
+-- What is started again when it has ended, and for which a timer is set then. It lives long enough to be started at once.
+local AGAIN = [[
+  local count = 0
+  local Again = protocol.ProcessProtocol {}
+  local function again()
+    return reactor.spawnProcess(Again:new(), "sh", { "sh", "-c", "sleep 0.2; echo here; exec sleep 1000" })
+  end
+  function Again:outReceived()
+    count = count + 1
+    self.number = count
+    print("pid", count, self.transport.pid)
+  end
+  function Again:processEnded()
+    local timer = reactor.callLater(0, print, "timer")
+    print("instead", self.number, again().pid ~= nil, timer:active() == true)
+  end
+]]
+
 local TAIL = [[
   return { listen = "tcp:127.0.0.1:0", protocol = {} }
 ]]
@@ -804,6 +822,17 @@ end)
 describe("an unload", function()
   after_each(host.cleanup)
 
+  it("ends what would be started again for good", function()
+    local text = host.commands(HEAD .. AGAIN .. "function commands.go() again() end")
+    local h = host.run { host.script(text, "one.lua"), host.script(text, "two.lua"), listening = 2 }
+    h:connect():send "go"
+    local pid = tonumber(said(h, "^pid\t1\t"):match "%d+$")
+    assert.equal(0, (host.command { "unload", "one" }))
+    awaitGone(pid)
+    said(h, "^instead\t1\tfalse\tfalse")
+    h:stop()
+  end)
+
   it("ends what connections of the service have started, and nothing of other services", function()
     local text = host.commands(HEAD .. [[
       local Mine = Told {}
@@ -882,6 +911,18 @@ describe("a reload", function()
     awaitGone(first)
     h:stop()
     assert.is_false(isAlive(second))
+  end)
+
+  it("ends what was started instead of a process of the load, and that is not started again", function()
+    local h = serve(AGAIN .. [[ again() ]])
+    local first = tonumber(said(h, "^pid\t1\t"):match "%d+$")
+    process.run { "kill", first }
+    said(h, "^instead\t1\ttrue\ttrue")
+    local second = tonumber(said(h, "^pid\t2\t"):match "%d+$")
+    reload.committed "--force"
+    awaitGone(second)
+    said(h, "^instead\t2\tfalse\tfalse")
+    h:stop()
   end)
 
   it("that is refused starts no process", function()
