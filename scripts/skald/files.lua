@@ -232,12 +232,17 @@ function files.begin(request)
   begin(setmetatable(request, Request))
 end
 
+-- What may never begin.
+local function uncount(request)
+  if request.isCounted and not request.hasBegun then
+    waiting, request.isCounted = waiting - 1, false
+  end
+end
+
 --- Its owner has ended: nobody is told, and nothing is read. What is to be written is written.
 ---@private
 function Request:finish()
-  if self.isCounted and not self.hasBegun then
-    waiting = waiting - 1 -- so does the timer that would begin it
-  end
+  uncount(self) -- the timer that would begin it ends, too
   self.onDone, self.owner = nil, nil
   self.dropped = self.dropped or readers[self.what]
 end
@@ -294,6 +299,7 @@ local function firing(d)
 end
 
 local function cancel(request)
+  uncount(request)
   request.onDone, request.dropped = nil, true
   disown(request)
 end

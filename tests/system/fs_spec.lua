@@ -414,6 +414,24 @@ describe("what waits for a disk", function()
     said(6, 8)
   end)
 
+  it("is not what a load that was refused had cancelled", function()
+    local text = HEAD .. [[
+      require("skald.files").WAITING = 1
+      local d = fs.writeFile(dir .. "/file", "x")
+      d:addBoth(function(r) print("told", type(r) == "number" and r or r.value.code or r.type) end)
+      @
+      return { listen = "tcp:127.0.0.1:0", protocol = {} }
+    ]]
+    local h = host.run { host.script((text:gsub("@", ""))), "dir=" .. host.folder() }
+    assert.equal("told\t1", h:line "^told")
+    host.script((text:gsub("@", 'd:cancel() error "no"')))
+    reload.refused()
+    host.script((text:gsub("@", "")))
+    reload.committed "--force"
+    assert.equal("told\tCancelledError", h:line "^told")
+    assert.equal("told\t1", h:line "^told")
+  end)
+
   it("fails with ENOBUFS where too much is waiting", function()
     local lines = run [[
       local files = require "skald.files"
