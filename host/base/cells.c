@@ -4,7 +4,8 @@
 #include <sys/mman.h>
 
 enum {
-    WARM = 128,        /* free pages that keep their memory: 2 MB */
+    WARM = 128,  /* free pages that keep their memory: 2 MB */
+    STEP = 4096, /* pages that are opened at once; of theirs, both parts fit the system's pages */
     ADDRESS_BITS = 47, /* that LuaJIT has for an address */
 };
 
@@ -12,7 +13,7 @@ static const uint32_t NONE = UINT32_MAX;
 static const size_t RANGE = (size_t)1 << CELLS_RANGE;
 static const size_t PAGES = ((size_t)1 << CELLS_RANGE) / CELLS_PAGE;
 
-/* Bytes of addresses. Memory comes where they are touched. */
+/* Bytes of addresses. */
 static size_t reserved(void)
 {
     return PAGES * sizeof(struct cells_page) + RANGE;
@@ -24,16 +25,20 @@ void cells_open(struct cells *cells)
     for (int i = 0; i < CELLS_KINDS; i++)
         cells->kinds[i] =
             (struct cells_kind){.page = NONE, .word = CELLS_WORDS, .first = NONE, .last = NONE};
-    char *range = mmap(NULL, reserved(), PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    char *range =
+        mmap(NULL, reserved(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (range == MAP_FAILED)
         return;
     if (((uintptr_t)range + reserved()) >> ADDRESS_BITS) {
         munmap(range, reserved());
         return;
     }
+#ifdef MADV_NOHUGEPAGE
+    madvise(range, reserved(), MADV_NOHUGEPAGE); /* 2 MB for the first cell, and none comes back */
+#endif
     cells->pages = (struct cells_page *)(void *)range;
     cells->base = range + PAGES * sizeof(struct cells_page);
+    cells->most = (uint32_t)PAGES;
 }
 
 void cells_close(struct cells *cells)
@@ -58,6 +63,22 @@ static uint32_t pop(struct cells *cells, uint32_t *list)
     return page;
 }
 
+static bool is_opened(char *start, size_t size)
+{
+    return mprotect(start, size, PROT_READ | PROT_WRITE) == 0;
+}
+
+/* The next pages may be touched from now on, which is when their memory comes; so the system
+ * answers for no more than is used. */
+static void open_more(struct cells *cells)
+{
+    if (is_opened((char *)&cells->pages[cells->opened], STEP * sizeof *cells->pages) &&
+        is_opened(page_start(cells, cells->opened), (size_t)STEP * CELLS_PAGE))
+        cells->opened += STEP;
+    else
+        cells->most = cells->opened; /* it is not asked again */
+}
+
 static uint32_t page_find(struct cells *cells)
 {
     uint32_t page = pop(cells, &cells->warm);
@@ -66,7 +87,9 @@ static uint32_t page_find(struct cells *cells)
         return page;
     }
     page = pop(cells, &cells->cold);
-    if (page == NONE && cells->base && cells->count < PAGES)
+    if (page == NONE && cells->count == cells->opened && cells->count < cells->most)
+        open_more(cells);
+    if (page == NONE && cells->count < cells->opened)
         page = cells->count++;
     return page;
 }

@@ -40,6 +40,7 @@ struct cells_kind {
 struct cells {
     char *base;               /* the pages; owns; NULL: there are no cells */
     struct cells_page *pages; /* what is known of them; lies before them, in the same mapping */
+    uint32_t most, opened;    /* pages that there may be, and that may be touched */
     uint32_t count;           /* of pages that were ever used */
     uint32_t warm, cold;      /* free pages: with their memory, without */
     uint32_t warm_count;

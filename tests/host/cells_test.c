@@ -5,6 +5,7 @@
 
 #include <stdlib.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 static struct cells cells;
 
@@ -116,6 +117,72 @@ static void test_no_addresses(void)
     cells_close(&cells);
 }
 
+/* A number of KB, of /proc/self/status. */
+static unsigned long status_of(const char *name)
+{
+    char line[256];
+    unsigned long value = 0;
+    FILE *file = fopen("/proc/self/status", "r");
+    CHECK(file != NULL);
+    while (fgets(line, sizeof line, file))
+        if (strncmp(line, name, strlen(name)) == 0)
+            value = strtoul(line + strlen(name), NULL, 10);
+    fclose(file);
+    return value;
+}
+
+/* What a limit of memory (or a system that promises no more than it has) refuses is no address. */
+static void test_limit_of_memory(void)
+{
+    enum { MORE = 1 << 28, COUNT = MORE / CELLS_MOST };
+    struct rlimit limit, before;
+    getrlimit(RLIMIT_DATA, &before);
+    limit = before;
+    limit.rlim_cur = ((rlim_t)status_of("VmData:") << 10) + MORE;
+    CHECK(setrlimit(RLIMIT_DATA, &limit) == 0);
+    cells_open(&cells);
+    int count = 0;
+    while (count < COUNT && cells_take(&cells, CELLS_MOST) != NULL)
+        count++;
+    CHECK(count > COUNT / 2 && count < COUNT);
+    CHECK(cells_take(&cells, CELLS_MOST) == NULL && cells_take(&cells, 16) == NULL);
+    CHECK(setrlimit(RLIMIT_DATA, &before) == 0);
+    cells_put(&cells, cells.base);
+    CHECK(cells_take(&cells, CELLS_MOST) == cells.base);
+    cells_close(&cells);
+}
+
+/* The flags of the mapping of an address, as /proc/self/smaps has them. */
+static void flags_of(const void *address, char *flags, size_t size)
+{
+    char line[512];
+    bool here = false;
+    unsigned long from, to;
+    FILE *file = fopen("/proc/self/smaps", "r");
+    CHECK(file != NULL);
+    flags[0] = '\0';
+    while (fgets(line, sizeof line, file)) {
+        if (sscanf(line, "%lx-%lx ", &from, &to) == 2)
+            here = (uintptr_t)address >= from && (uintptr_t)address < to;
+        else if (here && strncmp(line, "VmFlags:", 8) == 0)
+            snprintf(flags, size, "%s", line + 8);
+    }
+    fclose(file);
+}
+
+static void test_small_pages(void)
+{
+    char flags[512];
+    if (access("/sys/kernel/mm/transparent_hugepage", F_OK) < 0)
+        return;
+    cells_open(&cells);
+    flags_of(cells_take(&cells, 16), flags, sizeof flags);
+    CHECK(strstr(flags, " nh") != NULL);
+    flags_of(cells.pages, flags, sizeof flags);
+    CHECK(strstr(flags, " nh") != NULL);
+    cells_close(&cells);
+}
+
 int main(void)
 {
     static const struct test tests[] = {
@@ -124,6 +191,8 @@ int main(void)
         {"what was freed is used again, also for another size", test_reuse},
         {"a cell stays while those around it go", test_one_that_stays},
         {"where addresses are refused there are no cells", test_no_addresses},
+        {"a limit of memory bounds the cells, and not the addresses", test_limit_of_memory},
+        {"the system makes no huge pages of few cells", test_small_pages},
     };
     return check_all(tests, sizeof tests / sizeof *tests);
 }
