@@ -61,7 +61,7 @@ struct stdio {
 /* What one turn of the loop sends. Where that is more than a turn may, connections take their
  * turns: those that C_ROUND says have had theirs in this round let the others go first. */
 struct turn {
-    uint64_t began;   /* as uv_now has it */
+    uv_check_t over;  /* runs when it ends, where it was begun: somebody sent or wanted to */
     size_t flushed;   /* bytes */
     uint32_t round;   /* 0 or C_ROUND */
     unsigned waiting; /* connections that were due in this round, and were put off */

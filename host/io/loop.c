@@ -252,6 +252,8 @@ struct loop *loop_new(const struct log *log, const struct loop_events *events, v
     }
     uv_timer_init(&loop->uv, &loop->alarm);
     uv_idle_init(&loop->uv, &loop->soon);
+    uv_check_init(&loop->uv, &loop->turn.over);
+    uv_unref((uv_handle_t *)&loop->turn.over);
     uv_check_init(&loop->uv, &loop->turned);
     uv_idle_init(&loop->uv, &loop->awake);
     loop->alarm_at = UINT64_MAX;
@@ -311,6 +313,7 @@ int loop_close(struct loop *loop)
     uv_close((uv_handle_t *)&loop->awake, NULL);
     files_close(loop); /* may wait, by the alarm */
     uv_close((uv_handle_t *)&loop->alarm, NULL);
+    uv_close((uv_handle_t *)&loop->turn.over, NULL);
     uv_run(&loop->uv, UV_RUN_DEFAULT);
     if (uv_loop_close(&loop->uv) < 0)
         uv_walk(&loop->uv, count_one, &left);

@@ -20,29 +20,31 @@ static bool file_is_to_blame(int error)
     return false;
 }
 
+/* A round is over with a turn in which nobody had to wait. */
+static void on_turn_over(uv_check_t *over)
+{
+    struct turn *turn = container_of(over, struct turn, over);
+    uv_check_stop(over);
+    turn->flushed = 0;
+    turn->crowded = turn->waiting > 0;
+    turn->round ^= turn->crowded ? 0 : C_ROUND;
+    turn->waiting = 0;
+}
+
+static struct turn *turn_of(struct loop *loop)
+{
+    uv_check_start(&loop->turn.over, on_turn_over); /* nothing, where it was begun */
+    return &loop->turn;
+}
+
 /* What a flush has sent goes off the queue. */
 static void took(struct connection *connection, size_t taken)
 {
     struct loop *loop = connection_loop(connection);
     connection->active = connection_clock(connection);
     loop->flushed += taken;
-    loop->turn.flushed += taken;
+    turn_of(loop)->flushed += taken;
     queue_consume(&connection->out, &loop->pool, taken);
-}
-
-/* libuv's clock stands still while the events of a turn are handled. A round is over with a turn in
- * which nobody had to wait. */
-static struct turn *turn_of(struct loop *loop)
-{
-    struct turn *turn = &loop->turn;
-    uint64_t now = uv_now(&loop->uv);
-    if (turn->began != now)
-        *turn = (struct turn){
-            .began = now,
-            .crowded = turn->waiting > 0,
-            .round = turn->waiting > 0 ? turn->round : turn->round ^ C_ROUND,
-        };
-    return turn;
 }
 
 bool output_has_turn(struct connection *connection)
@@ -59,7 +61,7 @@ bool output_has_turn(struct connection *connection)
 
 static bool may_flush(struct loop *loop)
 {
-    return loop->flushed < FLUSH_MOST && turn_of(loop)->flushed < TURN_MOST;
+    return loop->flushed < FLUSH_MOST && loop->turn.flushed < TURN_MOST;
 }
 
 static ssize_t send_parts(struct connection *connection, size_t *wanted)
