@@ -63,6 +63,7 @@
     X(SSL_CTX_use_PrivateKey)                                                                      \
     X(SSL_CTX_use_certificate)                                                                     \
     X(SSL_SESSION_free)                                                                            \
+    X(SSL_SESSION_get_id)                                                                          \
     X(SSL_SESSION_get_protocol_version)                                                            \
     X(SSL_SESSION_is_resumable)                                                                    \
     X(SSL_ctrl)                                                                                    \

@@ -86,10 +86,10 @@ struct tls {
     char *peer;                        /* owns; a client's sessions are kept for it; or NULL */
     char *early; /* owns; what came before the socket is to be read; or NULL */
     size_t early_length;
-    const SSL_SESSION *offered; /* to be resumed; may be gone, is only compared */
-    uint64_t verified;          /* when the peer was looked at, in nanoseconds */
-    char *problem;              /* owns; why it failed */
-    char *pending;              /* owns; ciphertext that the kernel did not take */
+    uint64_t offered;  /* what the session that is to be resumed is known by; 0: none is */
+    uint64_t verified; /* when the peer was looked at, in nanoseconds */
+    char *problem;     /* owns; why it failed */
+    char *pending;     /* owns; ciphertext that the kernel did not take */
     size_t pending_length;
     size_t plain;                /* bytes of the queue that go as they are */
     size_t owed;                 /* bytes of the queue that `pending` is the ciphertext of */

@@ -34,6 +34,17 @@ static bool is_old(const struct tls_context *context, uint64_t verified)
     return loop_now(context->loop) - verified > LIFE_S * (uint64_t)1000000000;
 }
 
+/* Of a session that a client has got: of TLS 1.3, a digest of its ticket. Where it lies says
+ * nothing: its copy that takes the next ticket may lie there. */
+static uint64_t mark_of(const struct openssl *openssl, const SSL_SESSION *session)
+{
+    uint64_t mark = 0;
+    unsigned length = 0;
+    const unsigned char *id = openssl->SSL_SESSION_get_id(session, &length);
+    memcpy(&mark, id, length < sizeof mark ? length : sizeof mark);
+    return mark;
+}
+
 /* A session is taken out as it is offered: tickets of TLS 1.3 are for one use (RFC 8446, C.4), and
  * one that makes a handshake fail must not do so again. */
 void tls_offer_session(struct tls *tls)
@@ -46,7 +57,7 @@ void tls_offer_session(struct tls *tls)
             continue;
         if (!is_old(context, saved->verified) &&
             openssl->SSL_set_session(tls->ssl, saved->session) == 1) {
-            tls->offered = saved->session;
+            tls->offered = mark_of(openssl, saved->session);
             tls->verified = saved->verified;
         }
         remove_saved(context, i);
@@ -60,7 +71,7 @@ static bool leaves_session(const struct tls *tls, SSL_SESSION *session)
     const struct openssl *openssl = tls_openssl(tls->connection);
     if (session == NULL || openssl->SSL_SESSION_is_resumable(session) != 1)
         return false;
-    return session != tls->offered ||
+    return mark_of(openssl, session) != tls->offered ||
            openssl->SSL_SESSION_get_protocol_version(session) != TLS1_3_VERSION;
 }
 

@@ -2,6 +2,7 @@
 
 local certificates = require "support.certificates"
 local host = require "support.host"
+local process = require "support.process"
 
 local NAMES = { "localhost", "127.0.0.1" }
 
@@ -103,6 +104,40 @@ describe("a TLS server", function()
   end)
 end)
 
+-- A server that gives two more tickets to who resumes, and says what comes.
+local generous = [[
+local ffi = require "ffi"
+ffi.cdef "void *TLS_server_method(void); void *SSL_CTX_new(void *); void *SSL_new(void *); void SSL_free(void *);"
+ffi.cdef "int SSL_CTX_use_certificate_file(void *, const char *, int), SSL_CTX_use_PrivateKey_file(void *, const char *, int);"
+ffi.cdef "int SSL_set_fd(void *, int), SSL_accept(void *), SSL_session_reused(void *), SSL_new_session_ticket(void *);"
+ffi.cdef "int SSL_do_handshake(void *), SSL_read(void *, char *, int), SSL_write(void *, const char *, int);"
+ffi.cdef "int socket(int, int, int), listen(int, int), accept(int, void *, void *), getsockname(int, void *, void *), close(int);"
+local ssl, bytes, certificate, key = ffi.load "ssl.so.3", ffi.new "char[128]", ...
+local fd, length = ffi.C.socket(2, 1, 0), ffi.new("int[1]", 16)
+ffi.C.listen(fd, 10)
+ffi.C.getsockname(fd, bytes, length)
+local high, low = ffi.string(bytes, 4):byte(3, 4)
+print(high * 256 + low)
+io.flush()
+local context = ssl.SSL_CTX_new(ssl.TLS_server_method())
+ssl.SSL_CTX_use_certificate_file(context, certificate, 1)
+ssl.SSL_CTX_use_PrivateKey_file(context, key, 1)
+while true do
+  local peer, session = ffi.C.accept(fd, nil, nil), ssl.SSL_new(context)
+  ssl.SSL_set_fd(session, peer)
+  if ssl.SSL_accept(session) == 1 then
+    for _ = 1, ssl.SSL_session_reused(session) do
+      ssl.SSL_new_session_ticket(session)
+      ssl.SSL_do_handshake(session)
+    end
+    ssl.SSL_write(session, bytes, ssl.SSL_read(session, bytes, 128))
+    ssl.SSL_read(session, bytes, 128)
+  end
+  ssl.SSL_free(session)
+  ffi.C.close(peer)
+end
+]]
+
 describe("a TLS client", function()
   local own, server
   after_each(host.cleanup)
@@ -191,6 +226,17 @@ MaxProtocol = TLSv%s
     assert.equal("false", ask(c, mine))
     assert.equal("true", ask(c, mine))
     assert.equal("false", ask(c, mine))
+  end)
+
+  it("goes on with the last of the tickets that it was given, however many those are", function()
+    own = certificates.selfSigned("localhost", NAMES)
+    local child = process.start { "luajit", host.file("generous.lua", generous), own.certificate, own.key }
+    server = { port = tonumber(child:line "%d+") }
+    local c = clientOf()
+    assert.equal("false", ask(c, endpoint()))
+    for _ = 1, 3 do
+      assert.equal("true", ask(c, endpoint()))
+    end
   end)
 
   it("begins anew, and is served, where the server has forgotten it", function()
