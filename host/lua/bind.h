@@ -265,8 +265,9 @@ char *skald_log_take(struct core *core, size_t *length);
  * again within so many seconds; 0 s: no more. 0 or a negative errno. */
 int skald_watchdog(struct core *core, double seconds, const char *text);
 bool skald_is_stopping(struct core *core);
-double skald_user(void);                                        /* who we are */
-int skald_real_path(const char *path, char *real, size_t size); /* 0 or a positive errno */
+double skald_user(void);                                          /* who we are */
+int skald_real_path(const char *path, char *real, size_t size);   /* 0 or a positive errno */
+int skald_read_link(const char *path, char *target, size_t size); /* its bytes; below 0: -errno */
 bool skald_is_regular(const char *path);
 int skald_is_private(const char *folder);   /* ours, and nobody else's: 0 */
 int skald_make_private(const char *folder); /* makes it so: 0 */

@@ -61,6 +61,12 @@ int skald_real_path(const char *path, char *real, size_t size)
     return length < size ? 0 : ENAMETOOLONG;
 }
 
+int skald_read_link(const char *path, char *target, size_t size)
+{
+    ssize_t length = readlink(path, target, size);
+    return length < 0 ? -errno : (size_t)length < size ? (int)length : -ENAMETOOLONG;
+}
+
 bool skald_is_regular(const char *path)
 {
     struct stat status;

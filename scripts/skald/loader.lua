@@ -67,6 +67,15 @@ function loader.realPath(path)
   return ffi.string(buffer)
 end
 
+--- Where a link leads to, as it says; nil: there is none.
+---@param path string
+---@return string? target
+function loader.linkOf(path)
+  local buffer = ffi.new "char[4096]"
+  local length = C.skald_read_link(path, buffer, 4096)
+  return length >= 0 and ffi.string(buffer, length) or nil
+end
+
 --- Reads a file: or nil, a message, and whether it is not there at all.
 ---@param path string
 ---@return { path: string, real: string, text: string }? source

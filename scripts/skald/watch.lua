@@ -43,12 +43,22 @@ local function join(folder, name)
   return (folder == "/" and "" or folder) .. "/" .. name
 end
 
+-- The folder that a path lies in, by the one name that it has here, and what the path is called there.
+local function locate(path)
+  local folder, name = split(path)
+  return loader.realPath(folder) or folder, name
+end
+
+local function place(path)
+  return join(locate(path))
+end
+
 -- Watches for a name in a folder; where that is not there, for the folder itself.
 local function await(wanted, folder, name, service)
   local number = folders[folder] or shared.add(folder, user)
   if number < 0 then
     if core.isMissing(-number) and folder ~= "." and folder ~= "/" then
-      local above, own = split(folder)
+      local above, own = locate(folder)
       await(wanted, above, own, service)
     elseif not core.isMissing(-number) then
       log.warning("watch: %s: %s", folder, (core.errorOf(-number)))
@@ -62,22 +72,24 @@ local function await(wanted, folder, name, service)
   files[path][service] = true
 end
 
--- A path leads through links, each of which may be turned elsewhere.
-local function awaitPath(wanted, path, service)
-  local folder, name = split(path)
-  await(wanted, folder, name, service)
-  local real = loader.realPath(path)
-  if real then
-    local realFolder, realName = split(real)
-    await(wanted, realFolder, realName, service)
+-- A path leads through links, and each of those through others: any of them may be turned elsewhere.
+local function awaitPath(wanted, path, service, seen)
+  if seen[path] then
+    return
   end
-  while folder ~= "." and folder ~= "/" do
-    local above, own = split(folder)
-    local realAbove = loader.realPath(above)
-    if realAbove and loader.realPath(folder) ~= join(realAbove, own) then
-      await(wanted, above, own, service)
+  seen[path] = true
+  local folder, name = locate(path)
+  await(wanted, folder, name, service)
+  local target = loader.linkOf(path)
+  if target then
+    awaitPath(wanted, target:sub(1, 1) == "/" and target or join(folder, target), service, seen)
+  end
+  local above = split(path)
+  while above ~= "." and above ~= "/" do
+    if loader.linkOf(above) then
+      awaitPath(wanted, above, service, seen)
     end
-    folder = above
+    above = split(above)
   end
 end
 
@@ -114,8 +126,7 @@ local function catchUp(service, known)
   local generation, tried = service.generation, service.tried
   local seen = {}
   local function compare(path, expected)
-    local folder, name = split(path)
-    if known[join(folder, name)] then
+    if known[place(path)] then
       return
     end
     local text = loader.readFile(path) or false
@@ -160,7 +171,7 @@ local function followAll()
   files = {}
   for _, service in ipairs(program.host.services) do
     eachFile(service, function(path)
-      awaitPath(wanted, path, service)
+      awaitPath(wanted, path, service, {})
     end)
   end
   for folder, number in pairs(folders) do
@@ -293,10 +304,11 @@ function watch.isUnfinished(service, generation)
   local found = false
   for _, list in ipairs { generation.sources, generation.files } do
     for path in pairs(list) do
-      if writing[path] then
+      local file = loader.realPath(path)
+      if writing[file] then
         found = true
-        awaited[path] = awaited[path] or {}
-        awaited[path][service] = true
+        awaited[file] = awaited[file] or {}
+        awaited[file][service] = true
       end
     end
   end

@@ -516,7 +516,7 @@ for name in ([[skald_write skald_write_pair skald_set_producer skald_buffered sk
   skald_set_nodelay skald_set_keepalive skald_is_address skald_group_count skald_group_members skald_ask skald_seconds
   skald_is_stopping skald_user skald_is_private skald_make_private skald_process skald_collections skald_log_wants
   skald_canonical skald_error_name skald_error_text skald_bundled skald_bundled_name skald_read skald_move_listener
-  skald_watch_next skald_accept skald_is_regular skald_lookup_start skald_lookup_next skald_dial_tcp
+  skald_watch_next skald_accept skald_is_regular skald_read_link skald_lookup_start skald_lookup_next skald_dial_tcp
   skald_dial_unix skald_error_number skald_pipe skald_unpipe skald_send_file skald_credentials skald_pass skald_listen_fd
   skald_datagram skald_udp_write skald_udp_answer skald_udp_connect skald_udp_join skald_udp_interface skald_udp_get
   skald_make_folder skald_log_take skald_file_start skald_file_result

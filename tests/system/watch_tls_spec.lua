@@ -52,6 +52,30 @@ describe("a host that watches", function()
     assert.equal("second", subject())
   end)
 
+  it("reads what lies behind a link to a link that is turned elsewhere, as in a volume of Kubernetes", function()
+    local folder = host.folder()
+    sh('cd "$1" && mkdir one two volume && cp "$2" one/c.pem && cp "$3" one/k.pem && cp "$4" two/c.pem &&' ..
+      'cp "$5" two/k.pem && cd volume && ln -s ../one data && ln -s data/c.pem c.pem && ln -s data/k.pem k.pem',
+      folder, first.certificate, first.key, second.certificate, second.key)
+    serve(folder .. "/volume/c.pem", folder .. "/volume/k.pem")
+    assert.equal("first", subject())
+    sh('cd "$1/volume" && ln -s ../two new && mv -T new data', folder)
+    h:waitLog "generation 1 %-> 2"
+    assert.equal("second", subject())
+  end)
+
+  it("follows a link beside other files, in whichever of its names that folder is given", function()
+    local folder = host.folder()
+    sh('cd "$1" && mkdir one two && cp "$2" one/c.pem && cp "$3" two/c.pem && ln -s one live', folder,
+      first.certificate, second.certificate)
+    local text, listen = "return { listen = (...).listen, protocol = {} }", "listen=tls:127.0.0.1:0:privateKey=first.key"
+    h = host.run { host.file("a.lua", text), listen .. ":certificate=live/c.pem",
+      host.file("b.lua", text), listen .. ":certificate=first.pem", listening = 2, options = { "--watch" },
+      through = { "sh", "-c", ('b=$(realpath "$1"); shift; cd %s; exec "$b" "$@"'):format(folder), "sh" } }
+    sh('cd "$1" && ln -s two new && mv -T new live', folder)
+    h:waitLog "the private key does not fit the certificate"
+  end)
+
   it("serves on with the old ones while only one of both is there, and says so", function()
     serve(first.certificate, first.key)
     sh('cp "$1" "$2.new" && mv "$2.new" "$2"', second.certificate, first.certificate)
