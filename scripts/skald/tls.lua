@@ -18,6 +18,7 @@ local tls = {}
 ---@class TLSContext
 ---@field handle number
 ---@field files table<string, string|false> the files that were read; false: could not be
+---@field trustsSystem boolean its peers are looked at, by the system's certificates
 local Context = class.root "TLSContext"
 
 function Context:init(server, files)
@@ -129,9 +130,11 @@ local function offer(self, names)
 end
 
 local function fill(self, options)
+  local path, demand = authorities(options, self.server), demandOf(options, self.server)
+  self.trustsSystem = demand > 0 and not path
   need("TLS", self.errno)
   certify(self, options)
-  trust(self, authorities(options, self.server), demandOf(options, self.server))
+  trust(self, path, demand)
   if options.alpn then
     offer(self, tlsoptions.listOf(options.alpn))
   end
@@ -271,7 +274,7 @@ end
 function tls.forget()
   started, recent = {}, {}
   for key, context in pairs(living) do
-    if not context.server and next(context.files) == nil then
+    if context.trustsSystem then
       living[key] = nil
     end
   end

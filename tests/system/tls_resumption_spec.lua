@@ -217,6 +217,28 @@ MaxProtocol = TLSv%s
     end)
   end
 
+  it("reads the system's certificates again at a reload, also where it shows one of its own", function()
+    serve "1.3"
+    local friend = certificates.selfSigned("friend", nil)
+    local function believe(made)
+      return host.file("system.pem", assert(io.open(made.certificate)):read "*a")
+    end
+    local c = host.serve([[
+      local P = {}
+      function P:handshakeCompleted()
+        print "shaken"
+        self.transport:loseConnection()
+      end
+      function P:connectionLost(reason) print("lost", reason.message) end
+      return { connect = (...).to, protocol = P }]],
+      { ("to=tls:localhost:%d:certificate=%s:privateKey=%s"):format(server.port, friend.certificate, friend.key),
+        listening = 0, env = { SSL_CERT_FILE = believe(own) } })
+    c:line "^shaken"
+    believe(friend)
+    assert.equal(0, (host.command { "reload", "--force" }))
+    c:line "^lost.*the certificate is not accepted" -- it connects again and again
+  end)
+
   it("offers a ticket of TLS 1.3 once", function()
     local authority = certificates.selfSigned("authority", nil)
     local friend = certificates.signed(authority, "friend")
