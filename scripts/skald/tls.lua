@@ -260,11 +260,12 @@ end
 -- Contexts of startTLS by what was asked for: until the next commit, which reads files again.
 local started = {}
 
+-- Whom a peer is to be is not the context's matter: there may be as many of them as there are peers.
 local function keyOf(options, server)
   local list = {}
   for key, value in pairs(options) do
     value = type(value) == "table" and table.concat(value, ",") or tostring(value)
-    list[#list + 1] = ("%s=%s"):format(key, value)
+    list[#list + 1] = key ~= "hostname" and ("%s=%s"):format(key, value) or nil
   end
   table.sort(list)
   return (server and "server" or "client") .. "\0" .. table.concat(list, "\0")

@@ -715,6 +715,37 @@ describe("startTLS", function()
     c:line "line\tsafe two"
   end)
 
+  it("keeps what it has read for other names, too", function()
+    local h = service()
+    local c = host.serve(([[
+      local reactor, basic, protocol = require "skald.reactor", require "skald.basic", require "skald.protocol"
+      local trust = %q
+      local function connect(name)
+        local P = basic.LineReceiver {}
+        function P:lineReceived(line)
+          if line == "220 ready" then
+            self:sendLine "STARTTLS"
+          elseif line == "220 go on" then
+            print("start", self.transport:startTLS { trust = trust, hostname = name })
+          end
+        end
+        function P:handshakeCompleted()
+          print("shaken", name)
+          if name == "localhost" then
+            os.remove(trust)
+            connect "127.0.0.1"
+          end
+        end
+        reactor.connectTCP("127.0.0.1", %d, protocol.ClientFactory { protocol = P })
+      end
+      connect "localhost"
+    ]]):format(own.certificate, h.port), { listening = 0 })
+    c:line "start	true"
+    c:line "shaken	localhost"
+    assert.equal("start	true", c:line "start.*")
+    c:line "shaken	127.0.0.1"
+  end)
+
   it("drops what came in the clear behind the line that asked for it", function()
     local h = service()
     local c = h:connect()
