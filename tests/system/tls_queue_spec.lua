@@ -63,7 +63,7 @@ describe("a TLS server with more clients than it has places for handshakes", fun
       client:close()
     end
     for _ = 1, MANY do
-      h:line "^lost\tlost\tpeer"
+      h:line "^lost\t" -- where it takes long, the first of them have been silent for a second
     end
     isServed()
   end)
