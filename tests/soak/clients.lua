@@ -92,21 +92,33 @@ local function live(h, port, n, plan)
   return took
 end
 
+-- How many there are of what the host counts, once of connections there is only that to the server.
+local function census(h)
+  local seen = {}
+  sys.await(function()
+    h:kill "USR1"
+    for number, name in h:waitLog "alive: (.*)":gmatch "(%d+) ([%a ]+)" do
+      seen[name] = tonumber(number)
+    end
+    return seen.connections == 1 and seen.lingering == 0
+  end, function()
+    return h:story "there is not one connection"
+  end)
+  return seen
+end
+
 -- What is alive once it is connected, and nothing moves.
 local function settle(h, port)
+  local since = sys.now()
   local server = startServer(port)
-  await(h, "made", sys.now() - 1)
-  sys.pass(MOST_DELAY)
+  await(h, "made", since)
   local c = h:connect()
   local connectors, tries, longest = c:send("?"):line():match "(%d+) (%d+) (%S+)"
   c:close()
-  local seen = { connectors = tonumber(connectors), ["groups, listeners"] = 0 }
-  sys.pass(0.05) -- the control connection is gone
-  h:kill "USR1"
-  for number, name in h:waitLog "alive: (.*)":gmatch "(%d+) ([%a ]+)" do
-    seen[name] = tonumber(number)
-  end
-  seen["groups, listeners"], seen.groups, seen.listeners = seen.groups + seen.listeners, nil, nil
+  local seen = census(h)
+  seen.connectors = tonumber(connectors)
+  seen["groups, listeners"] = seen.groups + seen.listeners
+  seen.groups, seen.listeners = nil, nil
   local lua = seen["KB of Lua"]
   seen["KB of Lua"], seen.descriptors = nil, h:descriptors()
   return seen, { server = server, tries = tonumber(tries), longest = tonumber(longest), lua = lua,
