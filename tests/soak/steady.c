@@ -563,11 +563,17 @@ static void on_conn_event(struct run *r, void *conn, uint32_t events)
     on_conn(r, conn, events);
 }
 
+// The last message has come back: what is missing before it was lost, since they come in order.
+static bool conn_is_back(const struct conn *c)
+{
+    return c->next == c->queued || c->seen >> (c->queued - c->next - 1) & 1;
+}
+
 // Everything that was sent has come back, or its connection is gone.
 static bool all_is_back(const struct run *r)
 {
     for (uint64_t i = 0; i < r->options.conns; i++) {
-        if (r->conns[i].fd >= 0 && r->conns[i].next < r->conns[i].queued) {
+        if (r->conns[i].fd >= 0 && !conn_is_back(&r->conns[i])) {
             return false;
         }
     }

@@ -45,10 +45,10 @@ local function address(h)
   return h.endpoints[1].endpoint:match "^tcp:(.*)$"
 end
 
--- Counts of the load tool against a server that commits one fault. `patience`: seconds, where some of it is never to come.
-local function against(fault, patience)
+-- Counts of the load tool against a server that commits one fault.
+local function against(fault)
   local h = host.serve(SPOILED:format(fault))
-  local counts = counted(60, "echo", "conns=5", "patience=" .. (patience or 20), "split=1", address(h))
+  local counts = counted(60, "echo", "conns=5", "patience=20", "split=1", address(h))
   h:stop()
   return counts
 end
@@ -103,20 +103,20 @@ describe("the load tool", function()
   end)
 
   it("counts a message of another connection", function()
-    local counts = against("self.transport:write((message:gsub('^000003', '000004')))", 1)
+    local counts = against "self.transport:write((message:gsub('^000003', '000004')))"
     assert.same({ "lost", "wrong" }, faults(counts))
     assert.equal(1, counts.lost)
   end)
 
   it("counts a connection that is closed", function()
-    local counts = against("self.transport:loseConnection()", 0.5)
+    local counts = against "self.transport:loseConnection()"
     assert.equal(1, counts.closed)
     assert.equal(1, counts.status)
     assert.equal(4, counts.connections)
   end)
 
   it("counts a connection that is reset, and what it never gave back", function()
-    local counts = against("self.transport:abortConnection()", 0.5)
+    local counts = against "self.transport:abortConnection()"
     assert.equal(1, counts.reset)
     assert.is_true(counts.lost > 0)
     assert.equal(1, counts.status)
