@@ -227,11 +227,22 @@ local function descriptorsOf(pid)
   return lines
 end
 
+-- What is alive, once nobody lingers: the connection by which the status was asked for does, for a moment.
+local function census(h)
+  local found
+  return sys.await(function()
+    h:kill "USR1"
+    found = h:waitLog("alive: "):match "alive: (.-), [%d.]+ KB"
+    return found:find(", 0 lingering,", 1, true) and found
+  end, function()
+    return "somebody lingers: " .. found
+  end)
+end
+
 -- All that can be seen of the host but for what its protocols say. `count` has no names, only numbers. The census collects
 -- garbage before it counts, and is first: when it has come, the host knows of all that was closed before.
 local function look(h)
-  h:kill "USR1"
-  local census = h:waitLog("alive: "):match "alive: (.-), [%d.]+ KB"
+  local living = census(h)
   local descriptors = descriptorsOf(h.pid)
   local files = linesOf { "find", host.folder(), "-type", "s", "-printf", "%p %m %i\n" }
   local status = statusOf "script" -- last, since its connection can be seen for a moment
@@ -241,9 +252,9 @@ local function look(h)
     endpoints = status.endpoints,
     files = files,
     refused = status.refused,
-    count = ("%s; %s; %d descriptors"):format(census, service, #descriptors),
+    count = ("%s; %s; %d descriptors"):format(living, service, #descriptors),
     all = table.concat({
-      census, service, "generation " .. status.generation, table.concat(status.endpoints, "\n"),
+      living, service, "generation " .. status.generation, table.concat(status.endpoints, "\n"),
       table.concat(descriptors, "\n"), table.concat(files, "\n"), h:output(),
     }, "\n\n"),
   }
