@@ -463,7 +463,7 @@ describe("a process", function()
       local Q = protocol.ProcessProtocol {}
       local run
       function Q:connectionMade() self.transport:write "x\n"; self.transport:closeStdin() end
-      function Q:processEnded() run() end
+      function Q:processEnded() reactor.callLater(0, run) end -- what it starts itself is made to wait
       function run()
         if left == 0 then print "all" return end
         left = left - 1
