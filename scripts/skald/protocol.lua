@@ -62,7 +62,6 @@ protocol.Protocol = Protocol
 -- protocol has none. For the library's own; what a script's gives does not count.
 protocol._UNHEARD = {}
 
-
 --- What a UDP port tells. Every callback is optional. An error in one is logged, and the port goes on.
 ---@class DatagramProtocol: Object
 ---@field transport DatagramTransport set before startProtocol
